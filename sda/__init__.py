@@ -1,0 +1,38 @@
+"""Stacked denoising autoencoders for Keras 3: pretrain layer by layer, then fine-tune."""
+
+from sda import callbacks, datasets, losses, plotting
+from sda.autoencoder import DenoisingAutoencoder, dA
+from sda.corruption import (
+    ComposedNoise,
+    Corruption,
+    GaussianNoise,
+    MaskingNoise,
+    SaltAndPepperNoise,
+    SelectiveNoise,
+    SwapNoise,
+)
+from sda.pretraining import GreedyPretrainer
+from sda.stack import StackedDenoisingAutoencoder
+from sda.training.fit import fit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ComposedNoise",
+    "Corruption",
+    "DenoisingAutoencoder",
+    "GaussianNoise",
+    "GreedyPretrainer",
+    "MaskingNoise",
+    "SaltAndPepperNoise",
+    "SelectiveNoise",
+    "StackedDenoisingAutoencoder",
+    "SwapNoise",
+    "__version__",
+    "callbacks",
+    "dA",
+    "datasets",
+    "fit",
+    "losses",
+    "plotting",
+]

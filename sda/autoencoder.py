@@ -1,0 +1,242 @@
+"""The denoising autoencoder (dA) as a Keras layer."""
+
+import keras
+from keras import ops
+
+from sda import corruption as corruptions
+from sda.seeding import check_seed, spawn
+
+
+@keras.saving.register_keras_serializable(package="sda")
+class DenoisingAutoencoder(keras.layers.Layer):
+    """A dA: rebuilds its clean input from a corrupted version of it.
+
+    x̃ ~ q(x̃ | x),  y = s(x̃ W + b),  z = s'(y Wᵀ + b')
+
+    (Vincent et al., ICML 2008, section 2; the Theano tutorial's `dA` class.) W and b belong to
+    `encoder`, a plain `keras.layers.Dense` that other models may hold too: what they learn, the dA
+    knows, and the other way round. b' is `visible_bias`. Untied, Wᵀ is replaced by a kernel of its
+    own, `decoder_kernel`. The input is corrupted in training only.
+
+    Args:
+        units: Integer, the number of hidden units.
+        corruption: The corruption level as a float in [0, 1], meaning masking noise, or any
+            `sda.Corruption`. One without a seed is copied and seeded from `seed`.
+        activation: Activation s of the hidden units.
+        decoder_activation: Activation s' of the visible units: "sigmoid" for data in [0, 1],
+            "linear" for real-valued data.
+        tied: Whether to decode with the transpose of the encoder's kernel.
+        kernel_initializer: A Keras initializer. None means the tutorial's
+            U(±4·sqrt(6 / (visible + units))) under a sigmoid, and Glorot's uniform otherwise.
+        encoder: An existing `keras.layers.Dense` to share instead of a new one. `units` is then its
+            own, as are activation and initializer.
+        code_layers: Layers without weights (`Activation`, `Dropout`, …) that follow `encoder` where
+            it comes from. They belong to the code, and always run in inference mode.
+        seed: Integer from which the initial weights and the noise are drawn, or None.
+        **kwargs: Arguments of `keras.layers.Layer`, such as `name` and `dtype`.
+
+    Call arguments:
+        x: Tensor of shape `(batch, ..., visible)`.
+        training: Whether to corrupt `x` first.
+
+    Returns:
+        The reconstruction, of the shape of `x`.
+
+    Raises:
+        ValueError: If an argument is out of its range, or contradicts `encoder`.
+
+    Example:
+
+    >>> layer = sda.DenoisingAutoencoder(500, corruption=0.3, seed=1)
+    >>> layer(keras.ops.zeros((20, 784))).shape
+    (20, 784)
+    >>> layer.encoder.kernel.shape
+    (784, 500)
+    """
+
+    def __init__(
+        self,
+        units=None,
+        corruption=0.3,
+        activation="sigmoid",
+        decoder_activation="sigmoid",
+        tied=True,
+        kernel_initializer=None,
+        encoder=None,
+        code_layers=(),
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.seed = check_seed(seed)
+        self.corruption = corruptions.get(corruption)
+        if self.corruption.seed is None and self.seed is not None:
+            self.corruption = self.corruption.copy(spawn(self.seed, 0))
+        self.decoder_activation = keras.activations.get(decoder_activation)
+        if not isinstance(tied, bool):
+            raise ValueError(f"Expected `tied` to be True or False. Received: tied={tied!r}")
+        self.tied = tied
+        self.kernel_initializer = kernel_initializer
+        self.shares_encoder = encoder is not None
+        if self.shares_encoder:
+            _check_encoder(encoder, units, activation, kernel_initializer if tied else None)
+            self.encoder = encoder
+        else:
+            self.encoder = keras.layers.Dense(
+                _check_units(units),
+                activation=activation,
+                kernel_initializer=_initializer(kernel_initializer, activation, spawn(seed, 1)),
+                dtype=self.dtype_policy,
+                name=f"{self.name}_encoder",
+            )
+        self.units = self.encoder.units
+        self.code_layers = list(code_layers)
+        for layer in self.code_layers:
+            if not isinstance(layer, keras.layers.Layer) or layer.weights:
+                raise ValueError(
+                    "Expected `code_layers` to hold Keras layers without weights. "
+                    f"Received: {layer!r}"
+                )
+
+    @property
+    def activation(self):
+        """The function from the encoder's pre-activation to the code, as far as layers name one."""
+        named = [self.encoder.activation]
+        named += [layer.activation for layer in self.code_layers if hasattr(layer, "activation")]
+        return next((a for a in reversed(named) if a is not keras.activations.linear), named[0])
+
+    def build(self, input_shape):
+        visible = input_shape[-1]
+        if len(input_shape) < 2 or visible is None:
+            raise ValueError(
+                "Expected inputs of shape (batch, ..., visible) with a known last axis. "
+                f"Received: input_shape={tuple(input_shape)}"
+            )
+        if not self.encoder.built:
+            self.encoder.build(input_shape)
+        if self.encoder.kernel.shape[0] != visible:
+            raise ValueError(
+                f"Expected inputs with {self.encoder.kernel.shape[0]} features, as `encoder` has. "
+                f"Received: input_shape={tuple(input_shape)}"
+            )
+        self.corruption.build(input_shape)
+        self.visible_bias = self.add_weight((visible,), initializer="zeros", name="visible_bias")
+        if not self.tied:
+            initializer = self.kernel_initializer
+            if initializer is None and self.shares_encoder:
+                initializer = self.encoder.kernel_initializer
+            self.decoder_kernel = self.add_weight(
+                (self.units, visible),
+                initializer=_initializer(initializer, self.activation, spawn(self.seed, 2)),
+                name="decoder_kernel",
+            )
+
+    def call(self, x, training=None):
+        return self.decode(self.encode(self.corruption(x, training=training)))
+
+    def encode(self, x):
+        """Return the code y = s(x W + b) of `x`, shape `(batch, ..., units)`, without noise."""
+        y = self.encoder(x)
+        for layer in self.code_layers:
+            y = layer(y, training=False)
+        return y
+
+    def decode(self, codes, logits=False):
+        """Return the reconstruction z = s'(y Wᵀ + b') of the input from its code.
+
+        Args:
+            codes: Tensor of shape `(batch, ..., units)`.
+            logits: Whether to leave out s' and return the pre-activation.
+
+        Returns:
+            Tensor of shape `(batch, ..., visible)`.
+        """
+        kernel = ops.transpose(self.encoder.kernel) if self.tied else self.decoder_kernel
+        a = ops.matmul(codes, kernel) + self.visible_bias
+        return a if logits else self.decoder_activation(a)
+
+    def compute_output_shape(self, input_shape):
+        return tuple(input_shape)
+
+    def get_config(self):
+        initializer = self.kernel_initializer
+        if isinstance(initializer, keras.initializers.Initializer):
+            initializer = keras.saving.serialize_keras_object(initializer)
+        config = {
+            "units": self.units,
+            "corruption": keras.saving.serialize_keras_object(self.corruption),
+            "activation": keras.activations.serialize(self.encoder.activation),
+            "decoder_activation": keras.activations.serialize(self.decoder_activation),
+            "tied": self.tied,
+            "kernel_initializer": initializer,
+            "seed": self.seed,
+        }
+        if self.shares_encoder:
+            config["encoder"] = keras.saving.serialize_keras_object(self.encoder)
+        if self.code_layers:
+            config["code_layers"] = [
+                keras.saving.serialize_keras_object(layer) for layer in self.code_layers
+            ]
+        return {**super().get_config(), **config}
+
+    @classmethod
+    def from_config(cls, config):
+        load = keras.saving.deserialize_keras_object
+        config = {**config, "code_layers": [load(c) for c in config.get("code_layers", ())]}
+        if "encoder" in config:
+            config["encoder"] = load(config["encoder"])
+        return cls(**config)
+
+
+dA = DenoisingAutoencoder
+
+
+def _check_units(units):
+    if isinstance(units, bool) or not isinstance(units, int) or units < 1:
+        raise ValueError(f"Expected `units` to be a positive integer. Received: units={units!r}")
+    return units
+
+
+def _check_encoder(encoder, units, activation, kernel_initializer):
+    if not isinstance(encoder, keras.layers.Dense):
+        raise ValueError(
+            f"Expected `encoder` to be a keras.layers.Dense. Received: encoder={encoder!r}"
+        )
+    if not encoder.use_bias:
+        raise ValueError(
+            f"Expected `encoder` to have a bias. Received: encoder={encoder!r} with use_bias=False"
+        )
+    if units not in (None, encoder.units):
+        raise ValueError(
+            f"Expected `units` to be left out or {encoder.units}, as `encoder` has. "
+            f"Received: units={units!r}"
+        )
+    # "sigmoid" is what a caller gets who says nothing.
+    if keras.activations.get(activation) not in (keras.activations.sigmoid, encoder.activation):
+        raise ValueError(
+            "Expected `activation` to be left out: the activation of `encoder` is used. "
+            f"Received: activation={activation!r}"
+        )
+    if kernel_initializer is not None:
+        raise ValueError(
+            "Expected `kernel_initializer` to be left out: the one kernel is that of `encoder`. "
+            f"Received: kernel_initializer={kernel_initializer!r}"
+        )
+
+
+def _initializer(identifier, activation, seed):
+    """Return a fresh initializer, seeded where it can be; None is the activation's default."""
+    if identifier is None:
+        # 4·Glorot's limit is VarianceScaling with 16 times its scale.
+        scale = 16.0 if keras.activations.get(activation) is keras.activations.sigmoid else 1.0
+        return keras.initializers.VarianceScaling(scale, "fan_avg", "uniform", seed=seed)
+    initializer = keras.initializers.get(identifier)
+    if not isinstance(initializer, keras.initializers.Initializer):
+        raise ValueError(
+            "Expected `kernel_initializer` to be a Keras initializer or None. "
+            f"Received: kernel_initializer={identifier!r}"
+        )
+    config = initializer.get_config()
+    if config.get("seed", 0) is None:
+        config["seed"] = seed
+    return type(initializer).from_config(config)

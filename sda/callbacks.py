@@ -1,0 +1,100 @@
+"""What Keras's callbacks lack."""
+
+import keras
+import numpy as np
+
+
+class GeometricPatience(keras.callbacks.Callback):
+    """Early stopping whose patience grows with each real improvement, as in the Theano tutorials.
+
+    Patience is a number of updates, at first `patience` epochs of them. When the validation error
+    falls below `improvement_threshold` times the best so far, at update t, patience becomes at
+    least `increase`·t. Training stops when patience runs out. The rule is that of the tutorial's
+    `SdA.py`, with validation at the end of each epoch; an epoch whose end could no longer be
+    validated is not begun. The best weights are put back at the end, which the tutorial's script
+    leaves out.
+
+    Args:
+        monitor: String, the log to watch. An accuracy `a` counts as the error 1 - a; anything else
+            is itself an error or a loss, at least 0 and better if smaller.
+        patience: Number ≥ 1, the first patience, in epochs.
+        increase: Number ≥ 1, the factor on the update of an improvement.
+        improvement_threshold: Float in (0, 1]: a relative improvement below 1 minus this is
+            recorded, but does not prolong training.
+        restore_best_weights: Whether to put the best weights back when training ends.
+        verbose: 1 to say when and why training stopped.
+
+    Raises:
+        ValueError: If an argument is out of its range, or `monitor` is missing from the logs.
+
+    Example:
+
+    >>> sda.callbacks.GeometricPatience("val_accuracy", patience=5).increase
+    2.0
+    """
+
+    def __init__(
+        self,
+        monitor="val_accuracy",
+        patience=10,
+        increase=2.0,
+        improvement_threshold=0.995,
+        restore_best_weights=True,
+        verbose=0,
+    ):
+        super().__init__()
+        for name, value in (("patience", patience), ("increase", increase)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 1:
+                raise ValueError(
+                    f"Expected `{name}` to be a number, at least 1. Received: {name}={value!r}"
+                )
+        if not 0 < improvement_threshold <= 1:
+            raise ValueError(
+                "Expected `improvement_threshold` to be in (0, 1]. "
+                f"Received: improvement_threshold={improvement_threshold!r}"
+            )
+        self.monitor = monitor
+        self.patience = patience
+        self.increase = float(increase)
+        self.improvement_threshold = improvement_threshold
+        self.restore_best_weights = restore_best_weights
+        self.verbose = verbose
+
+    def on_train_begin(self, logs=None):
+        self.best = np.inf
+        self.best_epoch = None
+        self.best_weights = None
+        self.stopped_epoch = None
+        self.steps = self.params["steps"]
+        self.patience_updates = self.patience * self.steps
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.monitor not in (logs or {}):
+            raise ValueError(
+                f"Expected `monitor` to be one of the logs {sorted(logs or {})}. "
+                f"Received: monitor={self.monitor!r}"
+            )
+        error = logs[self.monitor]
+        if "acc" in self.monitor:
+            error = 1.0 - error
+        # The tutorial counts updates from 0.
+        update = (epoch + 1) * self.steps - 1
+        if error < self.best:
+            if error < self.best * self.improvement_threshold:
+                self.patience_updates = max(self.patience_updates, update * self.increase)
+            self.best, self.best_epoch = error, epoch
+            if self.restore_best_weights:
+                self.best_weights = self.model.get_weights()
+        if self.patience_updates <= update + self.steps - 1:
+            self.stopped_epoch = epoch
+            self.model.stop_training = True
+
+    def on_train_end(self, logs=None):
+        if self.best_weights is not None:
+            self.model.set_weights(self.best_weights)
+            self.best_weights = None
+        if self.verbose and self.stopped_epoch is not None:
+            print(
+                f"Epoch {self.stopped_epoch + 1}: out of patience. "
+                f"Best {self.monitor} in epoch {self.best_epoch + 1}."
+            )

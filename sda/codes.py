@@ -1,0 +1,110 @@
+"""Where the codes between two layers live: on the device, in RAM, in HDF5 scratch, or recomputed."""
+
+import math
+import pathlib
+
+import numpy as np
+
+from sda.training.rows import H5Rows, pieces
+
+PLACES = ("auto", "device", "ram", "disk", "recompute")
+# What "auto" keeps on the device when no budget is given.
+BUDGET = 2**30
+
+
+class HostRows:
+    """Codes in RAM that are sent to the device piece by piece."""
+
+    resident = False
+
+    def __init__(self, array):
+        self.array = array
+        self.shape = array.shape
+        self.dtype = array.dtype
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, rows):
+        return self.array[rows]
+
+
+class RecomputedRows(HostRows):
+    """Codes that are computed from the rows below whenever they are read."""
+
+    def __init__(self, encode, below, shape):
+        self.encode = encode
+        self.below = below
+        self.shape = shape
+        self.dtype = np.dtype("float32")
+
+    def __getitem__(self, rows):
+        return self.encode(self.below[rows])
+
+
+class ScratchRows(H5Rows):
+    """Codes in an HDF5 file of their own, sent to the device piece by piece."""
+
+    resident = False
+
+
+def check_place(codes, budget):
+    """Raise `ValueError` unless `codes` and `codes_budget` make sense."""
+    if codes not in PLACES:
+        raise ValueError(f"Expected `codes` to be one of {PLACES}. Received: codes={codes!r}")
+    if budget is not None and (
+        isinstance(budget, bool) or not isinstance(budget, int) or budget < 0
+    ):
+        raise ValueError(
+            "Expected `codes_budget` to be a number of bytes, at least 0, or None. "
+            f"Received: codes_budget={budget!r}"
+        )
+
+
+def place_codes(codes, budget, shape):
+    """Return the place for codes of `shape` under the byte budget.
+
+    Raises:
+        ValueError: If the codes are asked to be in memory, and are larger than the budget.
+    """
+    size = 4 * math.prod(shape)
+    if codes == "auto":
+        return "device" if size <= (BUDGET if budget is None else budget) else "disk"
+    if codes in ("device", "ram") and budget is not None and size > budget:
+        raise ValueError(
+            f'Expected the codes of a layer to fit `codes_budget`, or `codes` to be "disk", '
+            f'"recompute" or "auto". Received: {size} bytes of codes, codes={codes!r}, '
+            f"codes_budget={budget}"
+        )
+    return codes
+
+
+def encode_rows(encode, rows, shape, place, folder, name):
+    """Return the codes of `rows`, living in `place`.
+
+    Args:
+        encode: Function from a NumPy array of rows to a NumPy array of codes.
+        rows: The rows below.
+        shape: Shape of the codes.
+        place: One of `PLACES`, but not "auto".
+        folder: Path of the folder for scratch files.
+        name: Name of the scratch file.
+    """
+    if place == "recompute":
+        return RecomputedRows(encode, rows, shape)
+    if place != "disk":
+        codes = np.empty(shape, "float32")
+        _fill(codes, encode, rows)
+        return codes if place == "device" else HostRows(codes)
+    import h5py
+
+    with h5py.File(pathlib.Path(folder) / f"{name}.h5", "w") as file:
+        _fill(file.create_dataset("codes", shape, "float32"), encode, rows)
+    return ScratchRows(h5py.File(pathlib.Path(folder) / f"{name}.h5", "r")["codes"])
+
+
+def _fill(codes, encode, rows):
+    start = 0
+    for piece in pieces(rows):
+        codes[start : start + len(piece)] = encode(piece)
+        start += len(piece)

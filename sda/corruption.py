@@ -1,0 +1,308 @@
+"""Corruption: the noise that a denoising autoencoder learns to undo."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from sda.seeding import check_seed, spawn
+
+
+@keras.saving.register_keras_serializable(package="sda")
+class Corruption(keras.layers.Layer):
+    """Base of the corruption layers: draws x̃ ~ q(x̃ | x) in training, passes x through otherwise.
+
+    A subclass implements `corrupt`. Every call in training draws anew for each entry from the
+    layer's own `keras.random.SeedGenerator`; the input is never changed in place, and what is not
+    corrupted keeps its value (survivors are not rescaled, unlike in `keras.layers.Dropout`).
+
+    Reference: Vincent et al., "Stacked denoising autoencoders", JMLR 11 (2010), section 3.
+
+    Args:
+        seed: Integer, or None for a random one.
+
+    Raises:
+        ValueError: If `seed` is not a non-negative integer or None.
+
+    Example:
+
+    >>> class CauchyNoise(sda.Corruption):
+    ...     def corrupt(self, x):
+    ...         u = keras.random.uniform(keras.ops.shape(x), seed=self.seed_generator)
+    ...         return x + 0.1 * keras.ops.tan(3.1415927 * (u - 0.5)), None
+    >>> CauchyNoise(seed=1)(keras.ops.zeros((2, 3)), training=True).shape
+    (2, 3)
+    """
+
+    selects = False
+    """Whether `corrupt` tells which entries it selected."""
+
+    def __init__(self, seed=None, **kwargs):
+        super().__init__(**kwargs)
+        self.seed = check_seed(seed)
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
+        self.supports_masking = True
+
+    def corrupt(self, x):
+        """Draw a corrupted version of `x`.
+
+        Args:
+            x: Tensor of shape `(batch, ...)`.
+
+        Returns:
+            `(corrupted, selected)`: a tensor like `x`, and a boolean tensor of the same shape that
+            is true where the noise acted (also where the new value equals the old one), or None
+            where the noise acts on every entry.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement `corrupt(x)`.")
+
+    def call(self, x, training=None):
+        return self.corrupt(x)[0] if training else x
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def copy(self, seed):
+        """Return a new layer with the same settings and another seed."""
+        return type(self).from_config({**self.get_config(), "seed": seed})
+
+    def get_config(self):
+        return {**super().get_config(), "seed": self.seed}
+
+
+class SelectiveNoise(Corruption):
+    """Base of the noises that select each entry with probability `rate` and replace its value.
+
+    With u ~ U(0, 1) an entry is selected where u < rate. Given that, u / rate is uniform again: a
+    subclass's `replacement(x, v)` spends it as v, so that one draw an entry does for both.
+    """
+
+    selects = True
+
+    def __init__(self, rate, seed=None, **kwargs):
+        super().__init__(seed=seed, **kwargs)
+        self.rate = _check_number(rate, "rate", "between 0 and 1", lambda r: 0 <= r <= 1)
+
+    def replacement(self, x, v):
+        raise NotImplementedError
+
+    def corrupt(self, x):
+        if self.rate == 0:
+            return x, ops.zeros_like(x, dtype="bool")
+        # In float32 under every dtype policy: a bfloat16 draw has steps of 1/128, and would turn a
+        # rate of 0.3 into 0.305.
+        u = keras.random.uniform(ops.shape(x), dtype="float32", seed=self.seed_generator)
+        selected = u < self.rate
+        return ops.where(selected, self.replacement(x, u / self.rate), x), selected
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate}
+
+
+@keras.saving.register_keras_serializable(package="sda")
+class MaskingNoise(SelectiveNoise):
+    """Set each entry to zero with probability `rate`: x̃ = x · m, m ~ Bernoulli(1 - rate).
+
+    The noise of the denoising autoencoder tutorial and of Vincent et al., "Extracting and composing
+    robust features with denoising autoencoders", ICML 2008.
+
+    Args:
+        rate: Float in [0, 1], the corruption level.
+        seed: Integer, or None for a random one.
+
+    Raises:
+        ValueError: If `rate` is not a number in [0, 1].
+
+    Example:
+
+    >>> sda.MaskingNoise(1.0)(keras.ops.ones((1, 2)), training=True).shape
+    (1, 2)
+    """
+
+    def replacement(self, x, v):
+        return ops.zeros_like(x)
+
+
+@keras.saving.register_keras_serializable(package="sda")
+class SaltAndPepperNoise(SelectiveNoise):
+    """Set each entry, with probability `rate`, to its minimum or its maximum by a fair coin.
+
+    Reference: Vincent et al., JMLR 11 (2010), section 3.3.
+
+    Args:
+        rate: Float in [0, 1], the corruption level.
+        minimum: Float, the value of pepper, in the units of the data.
+        maximum: Float, the value of salt.
+        seed: Integer, or None for a random one.
+
+    Raises:
+        ValueError: If `rate` is not a number in [0, 1], or `minimum` exceeds `maximum`.
+
+    Example:
+
+    >>> sda.SaltAndPepperNoise(0.2)(keras.ops.ones((1, 2)), training=False).shape
+    (1, 2)
+    """
+
+    def __init__(self, rate, minimum=0.0, maximum=1.0, seed=None, **kwargs):
+        super().__init__(rate, seed=seed, **kwargs)
+        self.minimum = _check_number(minimum, "minimum", "finite", np.isfinite)
+        self.maximum = _check_number(
+            maximum, "maximum", f"finite and at least `minimum`={minimum}",
+            lambda m: np.isfinite(m) and m >= self.minimum,
+        )  # fmt: skip
+
+    def replacement(self, x, v):
+        return ops.cast(ops.where(v < 0.5, self.minimum, self.maximum), x.dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "minimum": self.minimum, "maximum": self.maximum}
+
+
+@keras.saving.register_keras_serializable(package="sda")
+class SwapNoise(SelectiveNoise):
+    """Replace each entry, with probability `rate`, by the same column's of another row of the batch.
+
+    The noise for tables: every corrupted value is one that the column really takes. The other row
+    is uniform among the rest of the batch and drawn anew for each entry; in a batch of one row
+    there is nothing to swap with, and the row stays as it is.
+
+    Args:
+        rate: Float in [0, 1], the corruption level.
+        seed: Integer, or None for a random one.
+
+    Raises:
+        ValueError: If `rate` is not a number in [0, 1].
+
+    Example:
+
+    >>> sda.SwapNoise(0.15)(keras.ops.ones((4, 2)), training=True).shape
+    (4, 2)
+    """
+
+    def replacement(self, x, v):
+        rows = ops.shape(x)[0]
+        others = ops.cast(rows - 1, "float32")
+        # v is below 1, except where it was not selected: the modulus keeps those in range too.
+        offset = 1 + ops.cast(ops.floor(v * others), "int32") % ops.maximum(rows - 1, 1)
+        row = ops.reshape(ops.arange(rows, dtype="int32"), (-1,) + (1,) * (len(x.shape) - 1))
+        return ops.take_along_axis(x, (row + offset) % rows, axis=0)
+
+
+@keras.saving.register_keras_serializable(package="sda")
+class GaussianNoise(Corruption):
+    """Add isotropic Gaussian noise: x̃ = x + ε, ε ~ N(0, stddev²).
+
+    Reference: Vincent et al., JMLR 11 (2010), section 3.3. `keras.layers.GaussianNoise` refuses a
+    standard deviation above 1; this layer takes any.
+
+    Args:
+        stddev: Float ≥ 0, the standard deviation of the noise in the units of the data.
+        seed: Integer, or None for a random one.
+
+    Raises:
+        ValueError: If `stddev` is not a finite number ≥ 0.
+
+    Example:
+
+    >>> sda.GaussianNoise(2.0)(keras.ops.ones((4, 2)), training=True).shape
+    (4, 2)
+    """
+
+    def __init__(self, stddev, seed=None, **kwargs):
+        super().__init__(seed=seed, **kwargs)
+        self.stddev = _check_number(
+            stddev, "stddev", "finite and at least 0", lambda s: np.isfinite(s) and s >= 0
+        )
+
+    def corrupt(self, x):
+        if self.stddev == 0:
+            return x, None
+        noise = keras.random.normal(
+            ops.shape(x), stddev=self.stddev, dtype="float32", seed=self.seed_generator
+        )
+        return x + ops.cast(noise, x.dtype), None
+
+    def get_config(self):
+        return {**super().get_config(), "stddev": self.stddev}
+
+
+@keras.saving.register_keras_serializable(package="sda")
+class ComposedNoise(Corruption):
+    """Apply several corruptions one after another.
+
+    An entry counts as selected where any of them selected it.
+
+    Args:
+        noises: List of `Corruption` layers. A noise without a seed gets one from `seed`.
+        seed: Integer, or None to leave the noises their own seeds.
+
+    Raises:
+        ValueError: If `noises` is empty or holds anything but `Corruption` layers.
+
+    Example:
+
+    >>> noise = sda.ComposedNoise([sda.MaskingNoise(0.2), sda.GaussianNoise(0.1)], seed=3)
+    >>> noise(keras.ops.ones((4, 2)), training=True).shape
+    (4, 2)
+    """
+
+    def __init__(self, noises, seed=None, **kwargs):
+        super().__init__(seed=seed, **kwargs)
+        noises = list(noises)
+        if not noises or not all(isinstance(noise, Corruption) for noise in noises):
+            raise ValueError(
+                "Expected `noises` to be a non-empty list of sda.Corruption layers. "
+                f"Received: noises={noises}"
+            )
+        self.noises = [
+            noise.copy(spawn(self.seed, i)) if noise.seed is None and seed is not None else noise
+            for i, noise in enumerate(noises)
+        ]
+
+    @property
+    def selects(self):
+        return any(noise.selects for noise in self.noises)
+
+    def corrupt(self, x):
+        selected = None
+        for noise in self.noises:
+            x, chosen = noise.corrupt(x)
+            if chosen is not None:
+                selected = chosen if selected is None else ops.logical_or(selected, chosen)
+        return x, selected
+
+    def copy(self, seed):
+        noises = [noise.copy(spawn(seed, i)) for i, noise in enumerate(self.noises)]
+        return type(self)(noises, seed=seed, name=self.name, dtype=self.dtype_policy)
+
+    def get_config(self):
+        noises = [keras.saving.serialize_keras_object(noise) for noise in self.noises]
+        return {**super().get_config(), "noises": noises}
+
+    @classmethod
+    def from_config(cls, config):
+        noises = [keras.saving.deserialize_keras_object(noise) for noise in config["noises"]]
+        return cls(**{**config, "noises": noises})
+
+
+def get(identifier):
+    """Return the corruption meant by a level (masking noise), a `Corruption`, or its config."""
+    if isinstance(identifier, Corruption):
+        return identifier
+    if isinstance(identifier, dict):
+        return get(keras.saving.deserialize_keras_object(identifier))
+    if isinstance(identifier, (int, float, np.number)) and not isinstance(identifier, bool):
+        return MaskingNoise(identifier)
+    raise ValueError(
+        "Expected `corruption` to be a corruption level in [0, 1] or an sda.Corruption layer. "
+        f"Received: corruption={identifier!r}"
+    )
+
+
+def _check_number(value, name, expectation, holds):
+    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not is_number or not holds(value):
+        raise ValueError(
+            f"Expected `{name}` to be a number, {expectation}. Received: {name}={value!r}"
+        )
+    return float(value)

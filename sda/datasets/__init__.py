@@ -1,0 +1,6 @@
+"""Datasets of the field as float32 rows in [0, 1] with integer labels."""
+
+from sda.datasets.catalogue import load
+from sda.datasets.files import DatasetUnavailable
+
+__all__ = ["DatasetUnavailable", "load"]

@@ -1,0 +1,77 @@
+"""Builders of the supervised models on a stack's encoders: stock Keras layers, nothing else."""
+
+import keras
+from keras import ops
+
+from sda.seeding import spawn
+
+
+def supervised(input_shape, encoders, units, activation, dropout, copy, seed, name):
+    """Return a `keras.Sequential` of the encoders and a new output layer.
+
+    The output layer starts at zero, as in the tutorial: the first predictions are indifferent.
+
+    Args:
+        input_shape: Shape of one example.
+        encoders: List with one entry a hidden layer: the list of the layers that compute its code.
+        units: Integer, the number of outputs.
+        activation: Activation of the output layer.
+        dropout: List of rates: one for the input and one for each code.
+        copy: Whether the model gets encoders of its own instead of the given ones.
+        seed: Integer or None, for the dropout masks.
+        name: Name of the model.
+    """
+    if isinstance(units, bool) or not isinstance(units, int) or units < 1:
+        raise ValueError(
+            f"Expected a positive integer as the number of outputs. Received: {units!r}"
+        )
+    output = keras.layers.Dense(
+        units, activation=activation, kernel_initializer="zeros", name="output"
+    )
+    layers = [keras.Input(input_shape), *_dropout(dropout[0], spawn(seed, 0))]
+    for k, encoder in enumerate(encoders):
+        layers += [_copy(layer) for layer in encoder] if copy else encoder
+        layers += _dropout(dropout[k + 1], spawn(seed, k + 1))
+    return keras.Sequential([*layers, output], name=name)
+
+
+def unrolled(input_shape, encoders, autoencoders, copy):
+    """Return the deep autoencoder: all encoders, then the decoders in reverse order.
+
+    A stock `Dense` cannot decode with another layer's kernel transposed, so the decoders are layers
+    of their own that start from the stack's weights and are untied from there on (Hinton and
+    Salakhutdinov, Science 313 (2006)).
+    """
+    layers = [keras.Input(input_shape)]
+    for encoder in encoders:
+        layers += [_copy(layer) for layer in encoder] if copy else encoder
+    decoders = [
+        keras.layers.Dense(
+            autoencoder.encoder.kernel.shape[0],
+            activation=autoencoder.decoder_activation,
+            dtype=autoencoder.dtype_policy,
+            name=f"{autoencoder.name}_decoder",
+        )
+        for autoencoder in reversed(autoencoders)
+    ]
+    model = keras.Sequential([*layers, *decoders], name="unrolled")
+    for decoder, autoencoder in zip(decoders, reversed(autoencoders), strict=True):
+        tied = autoencoder.tied
+        kernel = ops.transpose(autoencoder.encoder.kernel) if tied else autoencoder.decoder_kernel
+        decoder.kernel.assign(kernel)
+        decoder.bias.assign(autoencoder.visible_bias)
+    return model
+
+
+def _dropout(rate, seed):
+    if not 0 <= rate < 1:
+        raise ValueError(f"Expected `dropout` to be rates in [0, 1). Received: {rate}")
+    return [keras.layers.Dropout(rate, seed=seed)] if rate > 0 else []
+
+
+def _copy(layer):
+    copy = type(layer).from_config(layer.get_config())
+    if layer.weights:
+        copy.build((None, layer.kernel.shape[0]))
+        copy.set_weights(layer.get_weights())
+    return copy

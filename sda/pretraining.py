@@ -1,0 +1,363 @@
+"""Greedy layer-wise pretraining: each dA learns the clean codes of the layers below."""
+
+import datetime
+import tempfile
+import time
+
+import keras
+from keras import ops
+
+from sda import codes as code_places
+from sda import losses
+from sda.seeding import check_seed, fresh_seed, spawn
+from sda.stack import StackedDenoisingAutoencoder, on_arrays, per_layer
+from sda.training.fit import Evaluator, Trainer, check_count
+from sda.training.rows import as_rows, check_finite, pieces
+
+# Activations whose codes may be read as probabilities.
+UNIT_INTERVAL = ("sigmoid", "hard_sigmoid", "softmax")
+
+
+class GreedyPretrainer:
+    """Trains the layers of a stack one after another, from the input up, without labels.
+
+    Layer k minimises E[L(h, dA(h̃))] over its own input, the clean codes h = hᵏ⁻¹ of the layers
+    below, which stay as they are (Bengio et al., NIPS 2006; Vincent et al., JMLR 11 (2010), section
+    3.5). Only the layer in training corrupts, and only its own input.
+
+    Every setting is one value for all layers, or a list with one value a layer.
+
+    Args:
+        stack: A `sda.StackedDenoisingAutoencoder`.
+        optimizer: Name or `keras.optimizers.Optimizer`: a template, of which each layer gets a
+            fresh copy.
+        loss: "cross_entropy", "squared_error", a loss of `sda.losses` or of Keras, or None for
+            cross-entropy under a sigmoid decoder and squared error otherwise. The losses of
+            `sda.losses` are summed over features.
+        epochs: Integer, passes over the data.
+        batch_size: Integer, the examples an update.
+        callbacks: Function from the index of a layer to a list of `keras.callbacks.Callback`, or
+            None. Callbacks keep state, so each layer needs its own.
+        codes: Where the codes between two layers live: "device", "ram" (sent piece by piece),
+            "disk" (an HDF5 scratch file), "recompute" (never stored), or "auto": the device while
+            they fit `codes_budget`, then disk. The result does not depend on it.
+        codes_budget: Integer, the bytes that the codes of one layer may take in memory, or None
+            for 1 GiB under "auto" and no limit otherwise.
+        seed: Integer for the order of the examples, or None for a random one. The noise has the
+            seed of the stack.
+
+    Raises:
+        ValueError: If a setting is out of its range, or a list has not one value a layer.
+
+    Example:
+
+    >>> stack = sda.StackedDenoisingAutoencoder([20, 10], corruption=[0.1, 0.2], seed=1)
+    >>> pretrainer = sda.GreedyPretrainer(stack, keras.optimizers.SGD(0.1), epochs=[2, 1], seed=1)
+    >>> histories = pretrainer.fit(np.random.rand(100, 30), verbose=0)
+    >>> [len(history.history["loss"]) for history in histories]
+    [2, 1]
+    """
+
+    def __init__(
+        self,
+        stack,
+        optimizer="sgd",
+        loss=None,
+        epochs=15,
+        batch_size=20,
+        callbacks=None,
+        codes="auto",
+        codes_budget=None,
+        seed=None,
+    ):
+        if not isinstance(stack, StackedDenoisingAutoencoder):
+            raise ValueError(
+                f"Expected `stack` to be an sda.StackedDenoisingAutoencoder. Received: stack={stack!r}"
+            )
+        depth = len(stack.autoencoders)
+        self.stack = stack
+        self.optimizer = [keras.optimizers.get(o) for o in per_layer(optimizer, depth, "optimizer")]
+        self.loss = [
+            _loss_for(stack, k, loss_k) for k, loss_k in enumerate(per_layer(loss, depth, "loss"))
+        ]
+        self.epochs = per_layer(epochs, depth, "epochs")
+        self.batch_size = per_layer(batch_size, depth, "batch_size")
+        for epochs_k, batch_size_k in zip(self.epochs, self.batch_size, strict=True):
+            check_count(epochs_k, "epochs", least=0)
+            check_count(batch_size_k, "batch_size")
+        if callbacks is not None and not callable(callbacks):
+            raise ValueError(
+                "Expected `callbacks` to be a function from the index of a layer to a list of "
+                f"callbacks, since each layer needs fresh ones. Received: callbacks={callbacks!r}"
+            )
+        self.callbacks = callbacks
+        code_places.check_place(codes, codes_budget)
+        self.codes = codes
+        self.codes_budget = codes_budget
+        self.seed = check_seed(seed)
+
+    def fit(self, x, validation_data=None, shuffle=True, verbose="auto"):
+        """Pretrain all layers.
+
+        Args:
+            x: Unlabelled examples of shape `(n, ...)`: NumPy array, `np.memmap`, `h5py.Dataset`,
+                `tf.data.Dataset` or `keras.utils.PyDataset` (these two are read once; of `(x, y)`
+                batches, x is kept). Values of dtype uint8 are pixels and scaled to [0, 1].
+            validation_data: Examples like `x`, or None. Each epoch then logs `val_loss`, the
+                denoising loss under a noise that is drawn once and kept, and `val_clean_loss`,
+                the loss without noise.
+            shuffle: Whether to take the examples in a new order in each epoch.
+            verbose: 0 silent, 1 progress bar, 2 one line an epoch, "auto" means 1.
+
+        Returns:
+            List of `keras.callbacks.History`, one a layer.
+
+        Raises:
+            ValueError: If the data are empty, of the wrong shape, not finite, or outside [0, 1]
+                under cross-entropy. Nothing has changed then.
+        """
+        stack = self.stack
+        rows = self._checked(x, "x")
+        validation = None
+        if validation_data is not None:
+            validation = self._checked(validation_data, "validation_data", shape=rows.shape[1:])
+        if not stack.built:
+            stack.build((None, *rows.shape[1:]))
+        seed = fresh_seed() if self.seed is None else self.seed
+        clock = _Clock(self.epochs, [a.encoder.count_params() for a in stack.autoencoders])
+        histories = []
+        with tempfile.TemporaryDirectory(prefix="sda-codes-") as folder:
+            if stack.input_layers:
+                rows, validation = self._lift(stack.prepare, rows, validation, folder, "input")
+            for k, autoencoder in enumerate(stack.autoencoders):
+                histories.append(
+                    self._fit_layer(k, rows, validation, shuffle, verbose, spawn(seed, k), clock)
+                )
+                if k + 1 < len(stack.autoencoders):
+                    rows, validation = self._lift(
+                        autoencoder.encode, rows, validation, folder, f"layer_{k + 1}"
+                    )
+        return histories
+
+    def _fit_layer(self, k, rows, validation, shuffle, verbose, seed, clock):
+        """Train layer `k` on its clean input; return its History."""
+        autoencoder = self.stack.autoencoders[k]
+        model = Denoising(autoencoder, self.loss[k])
+        template = self.optimizer[k]
+        model.compile(optimizer=type(template).from_config(template.get_config()))
+        trainer = Trainer(model, (rows,), self.batch_size[k])
+        evaluate = None
+        if validation is not None:
+            score = DenoisingScore(autoencoder, self.loss[k], spawn(seed, 0))
+            score.compile(optimizer="sgd")
+            evaluate = Evaluator(score, (validation,), max(self.batch_size[k], 500))
+        callbacks = list(self.callbacks(k)) if self.callbacks is not None else []
+        if verbose:
+            callbacks.append(_Progress(k, autoencoder, clock))
+        return trainer.fit(self.epochs[k], 0, verbose, callbacks, evaluate, shuffle, spawn(seed, 1))
+
+    def _lift(self, function, rows, validation, folder, name):
+        """Return the codes of `rows` and of `validation` under `function`, in their place."""
+        function = on_arrays(function)
+
+        def lift(rows, name):
+            shape = (len(rows), *function(rows[:1]).shape[1:])
+            place = code_places.place_codes(self.codes, self.codes_budget, shape)
+            return code_places.encode_rows(function, rows, shape, place, folder, name)
+
+        lifted = lift(rows, name)
+        return lifted, None if validation is None else lift(validation, f"{name}_validation")
+
+    def _checked(self, x, name, shape=None):
+        """Return `x` as rows that the first layer can learn, or raise `ValueError`."""
+        stack = self.stack
+        rows = as_rows(x, name)
+        expected = stack.example_shape if stack.built else shape
+        if expected is None and len(rows.shape) != 2:
+            expected = ("features",)
+        if expected is not None and tuple(rows.shape[1:]) != tuple(expected):
+            raise ValueError(
+                f"Expected `{name}` of shape (n, {', '.join(map(str, expected))}). "
+                f"Received: shape {tuple(rows.shape)}"
+            )
+        check_finite(rows, name)
+        if isinstance(self.loss[0], losses.CrossEntropy):
+            prepare = on_arrays(stack.prepare)
+            for piece in pieces(rows):
+                piece = prepare(piece)
+                if piece.min() < 0 or piece.max() > 1:
+                    raise ValueError(
+                        f"Expected `{name}` to lie in [0, 1], as the cross-entropy of a sigmoid "
+                        'decoder needs. Scale it, or use decoder_activation="linear" and '
+                        'loss="squared_error" for real-valued data. Received: values from '
+                        f"{piece.min():g} to {piece.max():g}"
+                    )
+        return rows
+
+
+@keras.saving.register_keras_serializable(package="sda")
+class Denoising(keras.Model):
+    """The model that is trained when a dA is: called in training, it corrupts and rebuilds.
+
+    Args:
+        autoencoder: A `sda.DenoisingAutoencoder`.
+        loss_fn: A loss of `sda.losses` or of Keras. One with `from_logits` set gets the decoder's
+            pre-activations.
+    """
+
+    def __init__(self, autoencoder, loss_fn, **kwargs):
+        kwargs.setdefault("dtype", autoencoder.dtype_policy)
+        super().__init__(**kwargs)
+        self.autoencoder = autoencoder
+        self.loss_fn = loss_fn
+
+    def build(self, input_shape):
+        if not self.autoencoder.built:
+            self.autoencoder.build(input_shape)
+
+    def call(self, x, training=None):
+        selected = None
+        if training:
+            x, selected = self.autoencoder.corruption.corrupt(x)
+        return self._rebuild(x, selected)
+
+    def _rebuild(self, x, selected):
+        logits = getattr(self.loss_fn, "from_logits", False)
+        z = self.autoencoder.decode(self.autoencoder.encode(x), logits=logits)
+        return [z] if selected is None else [z, selected]
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        loss = self._reconstruction_loss(x, *y_pred)
+        return loss + sum(self.losses) if self.losses else loss
+
+    def _reconstruction_loss(self, x, z, selected=None):
+        if isinstance(self.loss_fn, losses.ReconstructionLoss):
+            return ops.mean(self.loss_fn.call(x, z, selected))
+        return ops.mean(self.loss_fn(x, z))
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "autoencoder": serialize(self.autoencoder),
+            "loss_fn": serialize(self.loss_fn),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        load = keras.saving.deserialize_keras_object
+        config = {
+            key: load(v) if key in ("autoencoder", "loss_fn") else v for key, v in config.items()
+        }
+        return cls(**config)
+
+
+class DenoisingScore(Denoising):
+    """Scores a dA on validation data: the loss under a noise fixed once, and `clean_loss`.
+
+    The noise is a function of (seed, batch): resetting the metrics, which every evaluation begins
+    with, starts it again.
+    """
+
+    def __init__(self, autoencoder, loss_fn, seed, **kwargs):
+        super().__init__(autoencoder, loss_fn, **kwargs)
+        self.corruption = autoencoder.corruption.copy(seed)
+        self.clean_loss = keras.metrics.Mean(name="clean_loss")
+        self.start = [(v, ops.convert_to_numpy(v.value)) for v in self.corruption.variables]
+
+    def call(self, x, training=None):
+        return [*self._rebuild(x, None), *self._rebuild(*self.corruption.corrupt(x))]
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        clean, *noisy = y_pred
+        self.clean_loss.update_state(
+            self._reconstruction_loss(x, clean), sample_weight=ops.shape(x)[0]
+        )
+        return self._reconstruction_loss(x, *noisy)
+
+    def reset_metrics(self):
+        super().reset_metrics()
+        for variable, value in self.start:
+            variable.assign(value)
+
+
+class _Clock:
+    """Estimates the time left of a schedule from the share of its work that is done.
+
+    Args:
+        epochs: List with the epochs of each layer.
+        work: List with the relative work of an epoch of each layer.
+    """
+
+    def __init__(self, epochs, work):
+        self.epochs = epochs
+        self.work = work
+        self.left = [e * w for e, w in zip(epochs, work, strict=True)]
+        self.done = 0
+        self.start = time.monotonic()
+
+    def epoch_ends(self, k):
+        self.done += self.work[k]
+        self.left[k] -= self.work[k]
+
+    def layer_ends(self, k):
+        self.left[k] = 0
+
+    def time_left(self):
+        """Return ", about m:ss left", or nothing before the first epoch has ended."""
+        if not self.done:
+            return ""
+        seconds = (time.monotonic() - self.start) * sum(self.left) / self.done
+        return f", about {datetime.timedelta(seconds=round(seconds))} left"
+
+
+class _Progress(keras.callbacks.ProgbarLogger):
+    """Keras's progress bar under a line that says which layer of how many, and the time left."""
+
+    def __init__(self, k, autoencoder, clock):
+        super().__init__()
+        self.k = k
+        visible = autoencoder.encoder.kernel.shape[0]
+        self.title = f"Layer {k + 1}/{len(clock.epochs)} ({visible} -> {autoencoder.units})"
+        self.clock = clock
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._reset_progbar()
+        self._maybe_init_progbar()
+        print(f"{self.title}, epoch {epoch + 1}/{self.epochs}{self.clock.time_left()}")
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        self.clock.epoch_ends(self.k)
+
+    def on_train_end(self, logs=None):
+        self.clock.layer_ends(self.k)
+
+
+def _loss_for(stack, k, loss):
+    """Return the loss of layer `k`; raise `ValueError` where it does not fit the layer."""
+    autoencoder = stack.autoencoders[k]
+    sigmoid = autoencoder.decoder_activation is keras.activations.sigmoid
+    if loss is None:
+        loss = "cross_entropy" if sigmoid else "squared_error"
+    loss = losses.get(loss)
+    if isinstance(loss, losses.CrossEntropy):
+        if not sigmoid:
+            raise ValueError(
+                f"Expected a sigmoid decoder under cross-entropy. Received: layer {k} with "
+                f"decoder_activation={keras.activations.serialize(autoencoder.decoder_activation)!r}"
+            )
+        below = stack.autoencoders[k - 1].activation if k else keras.activations.sigmoid
+        name = keras.activations.serialize(below)
+        if name not in UNIT_INTERVAL:
+            raise ValueError(
+                f"Expected codes in [0, 1] under cross-entropy. Received: layer {k} above "
+                f'{name!r} codes; use decoder_activation="linear" and loss="squared_error" there'
+            )
+    emphasised = isinstance(loss, losses.ReconstructionLoss) and loss.emphasised
+    if emphasised and not autoencoder.corruption.selects:
+        raise ValueError(
+            "Expected a noise that selects features (masking, salt-and-pepper, swap) under an "
+            f"emphasised loss. Received: layer {k} with {type(autoencoder.corruption).__name__}"
+        )
+    return loss

@@ -1,0 +1,446 @@
+"""The stacked denoising autoencoder (SdA): dAs, each on the clean codes of the one below."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from sda import corruption as corruptions
+from sda import finetuning
+from sda.autoencoder import DenoisingAutoencoder
+from sda.seeding import check_seed, spawn
+from sda.training.rows import scale_pixels
+
+
+@keras.saving.register_keras_serializable(package="sda")
+class StackedDenoisingAutoencoder(keras.Model):
+    """A stack of dAs; called, it returns the codes of the top layer.
+
+    Layer k encodes the clean codes of layer k-1: h⁰ = x, hᵏ = s(hᵏ⁻¹ Wᵏ + bᵏ) (Vincent et al.,
+    JMLR 11 (2010), section 3.5; the Theano tutorial's `SdA` class). `sda.GreedyPretrainer` trains
+    the layers from the input up; `classifier`, `multilabel_classifier`, `regressor` and `unrolled`
+    return stock Keras models on the very same encoders.
+
+    Every setting of a layer is one value for all layers, or a list with one value a layer.
+
+    Args:
+        units: Integer or list of integers, the hidden units from the input up. Its length is the
+            number of layers.
+        corruption: Corruption level in [0, 1] or `sda.Corruption`. Each layer gets a copy with a
+            seed of its own: no two layers draw the same noise.
+        activation: Activation of the hidden units.
+        decoder_activation: Activation of the reconstructions. None means sigmoid for the first
+            layer and above sigmoid codes, linear above other codes.
+        tied: Whether to decode with the transposed kernel.
+        kernel_initializer: A Keras initializer, or None for the default of the activation.
+        seed: Integer from which all weights and all noise are drawn, or None.
+        **kwargs: Arguments of `keras.Model`, such as `name`.
+
+    Raises:
+        ValueError: If a list has not one value a layer, or a value is out of its range.
+
+    Example:
+
+    >>> stack = sda.StackedDenoisingAutoencoder([100, 50], corruption=[0.1, 0.2], seed=1)
+    >>> stack(keras.ops.zeros((20, 784))).shape
+    (20, 50)
+    >>> classifier = stack.classifier(10)
+    >>> classifier.layers[1] is stack.autoencoders[1].encoder
+    True
+    """
+
+    def __init__(
+        self,
+        units,
+        corruption=0.3,
+        activation="sigmoid",
+        decoder_activation=None,
+        tied=True,
+        kernel_initializer=None,
+        seed=None,
+        **kwargs,
+    ):
+        units = list(units) if isinstance(units, (list, tuple)) else [units]
+        depth = len(units)
+        seed = check_seed(seed)
+        activations = per_layer(activation, depth, "activation")
+        decoders = per_layer(decoder_activation, depth, "decoder_activation")
+        autoencoders = [
+            DenoisingAutoencoder(
+                units[k],
+                _seeded(noise, seed, k),
+                activations[k],
+                decoders[k] or _default_decoder(activations[k - 1] if k else "sigmoid"),
+                tied=tied_k,
+                kernel_initializer=initializer,
+                seed=spawn(seed, k),
+                name=f"autoencoder_{k + 1}",
+                # A plain dtype argument of a Model is its policy; its layers follow it.
+                dtype=kwargs.get("dtype"),
+            )
+            for k, (noise, tied_k, initializer) in enumerate(
+                zip(
+                    per_layer(corruption, depth, "corruption"),
+                    per_layer(tied, depth, "tied"),
+                    per_layer(kernel_initializer, depth, "kernel_initializer"),
+                    strict=True,
+                )
+            )
+        ]
+        self._assemble(autoencoders, [], seed, **kwargs)
+
+    def _assemble(self, autoencoders, input_layers, seed, **kwargs):
+        super().__init__(**kwargs)
+        if not autoencoders:
+            raise ValueError("Expected `units` to name at least one layer. Received: units=[]")
+        self.autoencoders = autoencoders
+        self.input_layers = input_layers
+        self.seed = seed
+
+    @classmethod
+    def from_model(cls, model, corruption=0.3, decoder_activation=None, tied=True, seed=None):
+        """Return a stack around the hidden `Dense` layers of a Keras model.
+
+        The dAs hold the model's own layers: what `sda.GreedyPretrainer` teaches the stack, the
+        model knows. The last `Dense` is the output layer and stays out. Layers without weights
+        (`Activation`, `Dropout`, `Flatten`, …) are kept: before the first `Dense` they prepare the
+        input, after a `Dense` they belong to its code; the stack runs them in inference mode.
+
+        Args:
+            model: A built `keras.Sequential`, or a functional model that is a chain of layers.
+            corruption, decoder_activation, tied, seed: As in the constructor.
+
+        Returns:
+            A `StackedDenoisingAutoencoder`.
+
+        Raises:
+            ValueError: If the model is no built chain, has fewer than two `Dense` layers, or has
+                weights elsewhere before the last of them.
+
+        Example:
+
+        >>> mlp = keras.Sequential([keras.Input((784,)), keras.layers.Dense(30, "relu"),
+        ...                         keras.layers.Dropout(0.5), keras.layers.Dense(10)])
+        >>> stack = sda.StackedDenoisingAutoencoder.from_model(mlp, corruption=0.2, seed=1)
+        >>> stack.autoencoders[0].encoder is mlp.layers[0]
+        True
+        """
+        input_layers, hidden = _hidden_layers(model)
+        depth = len(hidden)
+        seed = check_seed(seed)
+        autoencoders = []
+        for k, (noise, decoder, tied_k) in enumerate(
+            zip(
+                per_layer(corruption, depth, "corruption"),
+                per_layer(decoder_activation, depth, "decoder_activation"),
+                per_layer(tied, depth, "tied"),
+                strict=True,
+            )
+        ):
+            encoder, *code_layers = hidden[k]
+            below = autoencoders[-1].activation if k else "sigmoid"
+            autoencoders.append(
+                DenoisingAutoencoder(
+                    corruption=_seeded(noise, seed, k),
+                    decoder_activation=decoder or _default_decoder(below),
+                    tied=tied_k,
+                    encoder=encoder,
+                    code_layers=code_layers,
+                    seed=spawn(seed, k),
+                    name=f"autoencoder_{k + 1}",
+                )
+            )
+        stack = cls.__new__(cls)
+        stack._assemble(autoencoders, input_layers, seed)
+        stack.build(model.input_shape)
+        return stack
+
+    def build(self, input_shape):
+        shape = tuple(input_shape)
+        for layer in self.input_layers:
+            shape = layer.compute_output_shape(shape)
+        for autoencoder in self.autoencoders:
+            if not autoencoder.built:
+                autoencoder.build(shape)
+            shape = (*shape[:-1], autoencoder.units)
+        self.example_shape = tuple(input_shape[1:])
+
+    def call(self, x):
+        x = self.prepare(x)
+        for autoencoder in self.autoencoders:
+            x = autoencoder.encode(x)
+        return x
+
+    def compute_output_shape(self, input_shape):
+        shape = tuple(input_shape)
+        for layer in self.input_layers:
+            shape = layer.compute_output_shape(shape)
+        return (*shape[:-1], self.autoencoders[-1].units)
+
+    def encode(self, x, layer=-1, batch_size=1024):
+        """Return the clean codes hᵏ of one layer.
+
+        Args:
+            x: Array of shape `(n, ...)`; anything that slices into NumPy arrays, such as an
+                `h5py.Dataset`, is read in pieces of `batch_size` rows.
+            layer: Index of the layer, 0 for the first, -1 for the top.
+            batch_size: Rows encoded at a time.
+
+        Returns:
+            NumPy array of shape `(n, units[layer])`.
+
+        Raises:
+            ValueError: If there is no such layer, or `x` has the wrong shape.
+        """
+        up = self.autoencoders[: self._index(layer) + 1]
+
+        def encode(rows):
+            rows = self.prepare(rows)
+            for autoencoder in up:
+                rows = autoencoder.encode(rows)
+            return rows
+
+        return self._in_pieces(encode, x, batch_size)
+
+    def reconstruct(self, x, layer=-1, batch_size=1024):
+        """Return the input rebuilt from its code: up to `layer` and down again, without noise.
+
+        Args:
+            x: Array of shape `(n, ...)`.
+            layer: Index of the layer to turn around at; -1 is the whole stack.
+            batch_size: Rows at a time.
+
+        Returns:
+            NumPy array of shape `(n, ..., visible)`.
+
+        Raises:
+            ValueError: If there is no such layer, or `x` has the wrong shape.
+        """
+        path = self.autoencoders[: self._index(layer) + 1]
+
+        def reconstruct(rows):
+            rows = self.prepare(rows)
+            for autoencoder in path:
+                rows = autoencoder.encode(rows)
+            for autoencoder in reversed(path):
+                rows = autoencoder.decode(rows)
+            return rows
+
+        return self._in_pieces(reconstruct, x, batch_size)
+
+    def sample(self, x, steps=1, seed=None):
+        """Sample new inputs top-down from the codes of given examples.
+
+        The top code of each example is computed; from there down, each layer's mean
+        σ(hᵏ Wᵏᵀ + b'ᵏ) is sampled as Bernoulli variables that feed the layer below; at the
+        input the means are returned (Vincent et al., JMLR 11 (2010), section 7). Layers whose
+        decoder is not a sigmoid pass their means on.
+
+        Args:
+            x: Array of shape `(n, ...)`, the examples to start from.
+            steps: Integer ≥ 1, how often to go up and down; each pass starts from the last means.
+            seed: Integer, or None for new samples at each call.
+
+        Returns:
+            NumPy array of shape `(n, ..., visible)`, the means at the input.
+
+        Raises:
+            ValueError: If `steps` is below 1, or `x` has the wrong shape.
+        """
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise ValueError(
+                f"Expected `steps` to be a positive integer. Received: steps={steps!r}"
+            )
+        generator = np.random.default_rng(check_seed(seed))
+        for step in range(steps):
+            codes = self.encode(x) if step == 0 else self._encode_visible(x)
+            for k in reversed(range(len(self.autoencoders))):
+                means = ops.convert_to_numpy(self.autoencoders[k].decode(codes))
+                draws_here = k > 0 and (
+                    self.autoencoders[k].decoder_activation is keras.activations.sigmoid
+                )
+                codes = (
+                    (generator.random(means.shape) < means).astype(means.dtype)
+                    if draws_here
+                    else means
+                )
+            x = codes
+        return x
+
+    def classifier(self, num_classes, dropout=0.0, copy=False):
+        """Return a softmax classifier on the stack's encoders, for `sda.fit` or `Model.fit`.
+
+        Args:
+            num_classes: Integer, the number of classes.
+            dropout: One rate in [0, 1), or a list with one for the input and one for each code.
+            copy: Whether the model gets weights of its own. By default it holds the stack's own
+                `Dense` layers: training it trains the stack.
+
+        Returns:
+            A `keras.Sequential` of stock Keras layers, to be compiled with a loss such as
+            "sparse_categorical_crossentropy". It loads without `sda`.
+
+        Raises:
+            ValueError: If the stack is not built, or an argument is out of its range.
+        """
+        return self._supervised(num_classes, "softmax", dropout, copy, "classifier")
+
+    def multilabel_classifier(self, num_labels, dropout=0.0, copy=False):
+        """Return a classifier with independent labels: sigmoid outputs, for "binary_crossentropy".
+
+        Arguments as in `classifier`.
+        """
+        return self._supervised(num_labels, "sigmoid", dropout, copy, "multilabel_classifier")
+
+    def regressor(self, num_targets, dropout=0.0, copy=False):
+        """Return a regressor: linear outputs, for "mse". Arguments as in `classifier`."""
+        return self._supervised(num_targets, "linear", dropout, copy, "regressor")
+
+    def unrolled(self, copy=False):
+        """Return the deep autoencoder: the encoders, then the decoders in reverse order.
+
+        The encoders are the stack's own (with `copy=True`, copies). The decoders start from the
+        stack's weights and are trained as layers of their own.
+        """
+        self._check_built()
+        return finetuning.unrolled(self.example_shape, self._encoders(), self.autoencoders, copy)
+
+    def _supervised(self, units, activation, dropout, copy, name):
+        self._check_built()
+        rates = per_layer(dropout, len(self.autoencoders) + 1, "dropout")
+        return finetuning.supervised(
+            self.example_shape, self._encoders(), units, activation, rates, copy, self.seed, name
+        )
+
+    def _encoders(self):
+        layers = [[a.encoder, *a.code_layers] for a in self.autoencoders]
+        return [self.input_layers + layers[0], *layers[1:]]
+
+    def prepare(self, x):
+        """Return the input of the first dA: `x` after the layers that a model has before it."""
+        for layer in self.input_layers:
+            x = layer(x, training=False)
+        return x
+
+    def _encode_visible(self, x):
+        for autoencoder in self.autoencoders:
+            x = autoencoder.encode(x)
+        return x
+
+    def _index(self, layer):
+        depth = len(self.autoencoders)
+        if isinstance(layer, bool) or not isinstance(layer, int) or not -depth <= layer < depth:
+            raise ValueError(
+                f"Expected `layer` to be an integer from {-depth} to {depth - 1}. "
+                f"Received: layer={layer!r}"
+            )
+        return layer % depth
+
+    def _in_pieces(self, function, x, batch_size):
+        shape = tuple(np.shape(x))
+        if not self.built:
+            self.build(shape)
+        if shape[1:] != self.example_shape:
+            raise ValueError(
+                f"Expected `x` of shape (n, {', '.join(map(str, self.example_shape))}). "
+                f"Received: shape {shape}"
+            )
+        function = on_arrays(function)
+        starts = range(0, max(shape[0], 1), batch_size)
+        return np.concatenate([function(x[i : i + batch_size]) for i in starts])
+
+    def _check_built(self):
+        if not self.built:
+            raise ValueError(
+                "Expected a stack that knows the shape of its input: pretrain it, call it on "
+                "data, or use `stack.build((None, features))` first. Received: an unbuilt stack"
+            )
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "autoencoders": [serialize(autoencoder) for autoencoder in self.autoencoders],
+            "input_layers": [serialize(layer) for layer in self.input_layers],
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        load = keras.saving.deserialize_keras_object
+        config = dict(config)
+        autoencoders = [load(c) for c in config.pop("autoencoders")]
+        input_layers = [load(c) for c in config.pop("input_layers")]
+        stack = cls.__new__(cls)
+        stack._assemble(autoencoders, input_layers, **config)
+        return stack
+
+
+def per_layer(value, depth, name):
+    """Return `value` as a list with one entry a layer."""
+    if not isinstance(value, (list, tuple)):
+        return [value] * depth
+    if len(value) != depth:
+        raise ValueError(
+            f"Expected `{name}` to be one value or a list of {depth}. "
+            f"Received: {name}={value!r}, a list of {len(value)}"
+        )
+    return list(value)
+
+
+def on_arrays(function):
+    """Return the function of tensors as one of NumPy arrays; uint8 pixels are scaled to [0, 1]."""
+
+    def wrapped(x):
+        x = scale_pixels(ops.convert_to_tensor(np.asarray(x)))
+        return ops.convert_to_numpy(function(ops.cast(x, keras.config.floatx())))
+
+    return wrapped
+
+
+def _seeded(corruption, seed, k):
+    """Return a copy of the corruption for layer `k`, with a noise of its own."""
+    corruption = corruptions.get(corruption)
+    entropy = seed if corruption.seed is None else corruption.seed
+    return corruption.copy(spawn(entropy, k, 0))
+
+
+def _default_decoder(activation_below):
+    sigmoid = keras.activations.get(activation_below) is keras.activations.sigmoid
+    return "sigmoid" if sigmoid else "linear"
+
+
+def _hidden_layers(model):
+    """Split a chain of layers into those before the first `Dense`, and one list a hidden `Dense`."""
+    chain = [
+        la for la in getattr(model, "layers", []) if not isinstance(la, keras.layers.InputLayer)
+    ]
+    if not getattr(model, "built", False) or not _is_chain(chain):
+        raise ValueError(
+            "Expected `model` to be a built keras.Sequential, or a functional model that is one "
+            f"chain of layers. Received: model={model!r}"
+        )
+    dense = [i for i, layer in enumerate(chain) if isinstance(layer, keras.layers.Dense)]
+    if len(dense) < 2:
+        raise ValueError(
+            "Expected `model` to have a hidden Dense layer and an output Dense layer. "
+            f"Received: {len(dense)} Dense layers in model={model!r}"
+        )
+    for layer in chain[: dense[-1]]:
+        if layer.weights and not isinstance(layer, keras.layers.Dense):
+            raise ValueError(
+                "Expected only Dense layers to have weights before the output layer. "
+                f"Received: {layer!r}"
+            )
+    pairs = zip(dense[:-1], dense[1:], strict=True)
+    return chain[: dense[0]], [chain[start:stop] for start, stop in pairs]
+
+
+def _is_chain(layers):
+    try:
+        pairs = zip(layers[:-1], layers[1:], strict=True)
+        return all(above.input is below.output for below, above in pairs)
+    except (
+        AttributeError,
+        ValueError,
+    ):  # a layer called twice, or not yet called, has no one input
+        return False

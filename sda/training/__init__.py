@@ -1,0 +1,1 @@
+"""One way to run epochs: `fit.py` holds the loop, and each backend has a driver."""

@@ -1,0 +1,346 @@
+"""`fit`: epochs of many steps a dispatch, with the manners of `keras.Model.fit`."""
+
+import importlib
+import math
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from sda.seeding import check_seed, fresh_seed, permutation
+from sda.training.rows import as_rows, batch, check_finite
+
+# Larger data stay on the host and travel in pieces.
+RESIDENT_BYTES = 2**30
+# A dispatch should take long enough to hide its own cost, and short enough for a live progress bar:
+# about a quarter of a second on two cores.
+DISPATCH_FLOPS = 2e10
+DISPATCHES = 32
+
+
+def fit(
+    model,
+    x,
+    y=None,
+    batch_size=32,
+    epochs=1,
+    verbose="auto",
+    callbacks=None,
+    validation_data=None,
+    shuffle=True,
+    sample_weight=None,
+    initial_epoch=0,
+    steps_per_execution=None,
+    seed=None,
+):
+    """Train a compiled Keras model like `model.fit`, with many steps a dispatch.
+
+    The data stay on the device, and a compiled loop takes the steps (`lax.fori_loop` on JAX, a
+    `tf.function` loop on TensorFlow, a plain loop on PyTorch), through the model's own
+    `train_step`. The result does not depend on how many steps share a dispatch.
+
+    Args:
+        model: A compiled `keras.Model`.
+        x: Array of shape `(n, ...)` (NumPy array, `np.memmap`, `h5py.Dataset`, …), or a nested
+            structure of arrays for a model with several inputs. Values of dtype uint8 are pixels:
+            they stay uint8 on the device and are scaled to [0, 1] in the step.
+        y: Array of targets, or a nested structure, or None.
+        batch_size: Integer, the examples a step. The last batch of an epoch may be smaller.
+        epochs: Integer, the epoch to train up to.
+        verbose: 0 silent, 1 progress bar, 2 one line an epoch, "auto" means 1.
+        callbacks: List of `keras.callbacks.Callback`. `on_train_batch_begin` and
+            `on_train_batch_end` fire once a dispatch, with the index of its last step at the end.
+        validation_data: `(x, y)` or `(x, y, sample_weight)`, evaluated after each epoch.
+        shuffle: Whether to take the examples in a new order in each epoch, a function of
+            (`seed`, epoch).
+        sample_weight: Array of shape `(n,)`, or None.
+        initial_epoch: Integer, the epoch to start from.
+        steps_per_execution: Integer, the steps a dispatch; None for what `compile` was given, if
+            above 1, or else a number that keeps the progress bar alive.
+        seed: Integer for the orders, or None for a random one.
+
+    Returns:
+        A `keras.callbacks.History`.
+
+    Raises:
+        ValueError: If the model is not compiled, or data or settings are out of range. Nothing
+            is changed then.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, "softmax")])
+    >>> model.compile("sgd", "sparse_categorical_crossentropy")
+    >>> x, y = np.random.rand(100, 4), np.random.randint(2, size=100)
+    >>> history = sda.fit(model, x, y, batch_size=10, epochs=3, verbose=0)
+    >>> len(history.history["loss"])
+    3
+    """
+    if not isinstance(model, keras.Model) or not model.compiled:
+        raise ValueError(
+            f"Expected `model` to be a compiled keras.Model. Received: model={model!r}"
+        )
+    check_count(batch_size, "batch_size")
+    check_count(epochs, "epochs")
+    check_count(initial_epoch, "initial_epoch", least=0)
+    if steps_per_execution is not None:
+        check_count(steps_per_execution, "steps_per_execution")
+    seed = check_seed(seed)
+    data = _checked_data(model, (x, y, sample_weight), ("x", "y", "sample_weight"))
+    validation = None
+    if validation_data is not None:
+        if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
+            raise ValueError(
+                "Expected `validation_data` to be (x, y) or (x, y, sample_weight). "
+                f"Received: {type(validation_data).__name__}"
+            )
+        names = [f"validation_data[{i}]" for i in range(3)]
+        validation = _checked_data(model, (*validation_data, None)[:3], names)
+    trainer = Trainer(model, data, batch_size, steps_per_execution)
+    evaluate = None
+    if validation is not None:
+        evaluate = Evaluator(model, validation, max(batch_size, 500), trainer.driver)
+    return trainer.fit(epochs, initial_epoch, verbose, callbacks, evaluate, shuffle, seed)
+
+
+class Trainer:
+    """Trains one compiled model on one set of data.
+
+    Args:
+        model: A compiled `keras.Model`.
+        data: Nested structure of row sources of equal length, as the model's `train_step` takes it.
+        batch_size: Integer, the examples a step.
+        steps_per_execution: Integer, the steps a dispatch, or None.
+    """
+
+    def __init__(self, model, data, batch_size, steps_per_execution=None):
+        self.model = model
+        self.batch_size = batch_size
+        self.rows = len(_leaves(data)[0])
+        self.driver = _driver(model, data)
+        self.feed = Feed(self.driver, data)
+        self.steps = math.ceil(self.rows / batch_size)
+        if steps_per_execution is None and model.steps_per_execution > 1:
+            steps_per_execution = model.steps_per_execution
+        self.steps_per_dispatch = min(
+            steps_per_execution or self._usual_steps_per_dispatch(), self.steps
+        )
+
+    def _usual_steps_per_dispatch(self):
+        # Below some 16 rows a step waits for memory, not for arithmetic.
+        flops = 6 * max(self.batch_size, 16) * max(self.model.count_params(), 1)
+        return max(math.ceil(self.steps / DISPATCHES), int(DISPATCH_FLOPS / flops), 1)
+
+    def fit(self, epochs, initial_epoch, verbose, callbacks, evaluate, shuffle, seed):
+        """Run the epochs; return the `keras.callbacks.History`."""
+        model = self.model
+        if shuffle and seed is None:
+            seed = fresh_seed()
+        verbose = 1 if verbose == "auto" else verbose
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = keras.callbacks.CallbackList(
+                callbacks,
+                add_history=True,
+                add_progbar=verbose != 0,
+                model=model,
+                verbose=verbose,
+                epochs=epochs,
+                steps=self.steps,
+            )
+        model.stop_training = False
+        callbacks.on_train_begin()
+        logs = {}
+        for epoch in range(initial_epoch, epochs):
+            model.reset_metrics()
+            callbacks.on_epoch_begin(epoch)
+            order = permutation(seed, epoch, self.rows) if shuffle else None
+            for start, batches in self._dispatches(order):
+                callbacks.on_train_batch_begin(start)
+                self.feed.run(self.driver.train, batches, self.steps_per_dispatch)
+                logs = _logs(model)
+                callbacks.on_train_batch_end(start + len(batches) - 1, logs)
+                if model.stop_training:
+                    break
+            if evaluate is not None:
+                logs = {**logs, **{f"val_{k}": v for k, v in evaluate().items()}}
+            callbacks.on_epoch_end(epoch, logs)
+            if model.stop_training:
+                break
+        callbacks.on_train_end(logs)
+        return model.history
+
+    def _dispatches(self, order):
+        """Yield (first step, index matrix of the steps) for each dispatch of an epoch."""
+        if order is None:
+            order = np.arange(self.rows, dtype="int32")
+        whole = self.rows // self.batch_size
+        batches = order[: whole * self.batch_size].reshape(whole, self.batch_size)
+        for start in range(0, whole, self.steps_per_dispatch):
+            yield start, batches[start : start + self.steps_per_dispatch]
+        if whole < self.steps:
+            yield whole, order[None, whole * self.batch_size :]
+
+
+class Evaluator:
+    """Evaluates a compiled model on one set of data; called, it returns the logs.
+
+    Args:
+        model: A compiled `keras.Model`.
+        data: Nested structure of row sources, as the model's `test_step` takes it.
+        batch_size: Integer, the examples a step.
+        driver: The driver to share, or None for a new one.
+    """
+
+    def __init__(self, model, data, batch_size, driver=None):
+        self.model = model
+        self.driver = driver or _driver(model, data)
+        self.feed = Feed(self.driver, data)
+        rows = len(_leaves(data)[0])
+        whole = rows // batch_size
+        order = np.arange(rows, dtype="int32")
+        self.dispatches = [
+            m
+            for m in (
+                order[: whole * batch_size].reshape(whole, batch_size),
+                order[None, whole * batch_size :],
+            )
+            if m.size
+        ]
+
+    def __call__(self):
+        self.model.reset_metrics()
+        for batches in self.dispatches:
+            steps = max(1, self.feed.rows_a_piece // batches.shape[1])
+            for start in range(0, len(batches), steps):
+                self.feed.run(self.driver.test, batches[start : start + steps], steps)
+        return _logs(self.model)
+
+
+class Feed:
+    """Brings the rows of a dispatch to the driver: all data once, if small enough, or piece by piece.
+
+    Args:
+        driver: The backend's driver.
+        data: Nested structure of row sources.
+    """
+
+    def __init__(self, driver, data):
+        self.driver = driver
+        self.data = data
+        size = sum(_bytes(a) for a in _leaves(data))
+        self.resident = None
+        self.rows_a_piece = len(_leaves(data)[0])
+        if all(getattr(a, "resident", True) for a in _leaves(data)) and size <= RESIDENT_BYTES:
+            self.resident = _map(lambda a: driver.put(host(a[:])), data)
+        else:
+            self.rows_a_piece = max(1, RESIDENT_BYTES // 8 // (size // self.rows_a_piece + 1))
+
+    def run(self, function, batches, steps):
+        """Call `function` on the rows of `batches`, an index matrix of at most `steps` rows."""
+        if self.resident is not None:
+            function(self.resident, _padded(batches, steps), len(batches))
+            return
+        # The pieces have one shape each way, so that a backend compiles once.
+        width = batches.shape[1]
+        steps = min(steps, max(1, self.rows_a_piece // width))
+        for start in range(0, len(batches), steps):
+            part = batches[start : start + steps]
+            rows = _padded(part, steps).reshape(-1)
+            data = _map(lambda a, rows=rows: self.driver.put(host(a[rows])), self.data)
+            local = np.arange(rows.size, dtype="int32").reshape(-1, width)
+            function(data, local, len(part))
+
+
+def host(array):
+    """Return the array in the precision that travels: floats in Keras's floatx."""
+    array = np.asarray(array)
+    return array.astype(keras.config.floatx()) if array.dtype.kind == "f" else array
+
+
+def check_count(value, name, least=1):
+    """Raise `ValueError` unless `value` is an integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(
+            f"Expected `{name}` to be an integer, at least {least}. Received: {name}={value!r}"
+        )
+
+
+def _padded(batches, steps):
+    """Repeat the last row of indices up to `steps` rows, that the driver will not run."""
+    if len(batches) == steps or len(batches) == 1:
+        return batches
+    return np.concatenate([batches, np.repeat(batches[-1:], steps - len(batches), axis=0)])
+
+
+def _driver(model, data):
+    """Return the backend's driver, with everything built that a step would build."""
+    first = batch(_map(lambda a: ops.convert_to_tensor(host(a[:1])), data))
+    x, y, weight = (*first, None, None)[:3]
+    y_pred = model(x, training=False)
+    model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weight, training=False)
+    model.compute_metrics(x, y, y_pred, sample_weight=weight)
+    model.optimizer.build(model.trainable_variables)
+    module = importlib.import_module(f"sda.training.{keras.backend.backend()}")
+    return module.Driver(model)
+
+
+def _logs(model):
+    return {name: float(value) for name, value in model.get_metrics_result().items()}
+
+
+def _leaves(data):
+    return [leaf for leaf in tree.flatten(data) if leaf is not None]
+
+
+def _map(function, data):
+    return tree.map_structure(lambda a: None if a is None else function(a), data)
+
+
+def _bytes(array):
+    return math.prod(array.shape) * np.dtype(array.dtype).itemsize
+
+
+def _checked_data(model, data, names):
+    rows = tuple(
+        tree.map_structure(lambda a, name=name: None if a is None else as_rows(a, name), part)
+        for part, name in zip(data, names, strict=True)
+    )
+    for part, name in zip(rows, names, strict=True):
+        for leaf in _leaves(part):
+            if len(leaf) != len(_leaves(rows)[0]):
+                raise ValueError(
+                    f"Expected `{name}` to have {len(_leaves(rows)[0])} examples, as "
+                    f"`{names[0]}` has. Received: {len(leaf)} examples"
+                )
+            check_finite(leaf, name)
+    x, y, _ = rows
+    if hasattr(x, "shape") and not isinstance(getattr(model, "input_shape", None), (list, dict)):
+        expected = getattr(model, "input_shape", None)
+        if expected is not None and not _matches(x.shape, expected):
+            raise ValueError(
+                f"Expected `{names[0]}` of shape {expected}, as the model takes it. "
+                f"Received: shape {tuple(x.shape)}"
+            )
+    if hasattr(y, "shape"):
+        _check_labels(model, y, names[1])
+    return rows
+
+
+def _matches(shape, expected):
+    return len(shape) == len(expected) and all(
+        e is None or s == e for s, e in zip(shape[1:], expected[1:], strict=True)
+    )
+
+
+def _check_labels(model, y, name):
+    loss = getattr(model, "loss", None)
+    loss = getattr(loss, "name", loss)
+    classes = getattr(model, "output_shape", (None,))[-1]
+    if loss != "sparse_categorical_crossentropy" or not isinstance(classes, int):
+        return
+    labels = np.asarray(y[:])
+    wrong = labels[(labels < 0) | (labels >= classes) | (labels != np.floor(labels))]
+    if wrong.size:
+        raise ValueError(
+            f"Expected `{name}` to hold labels from 0 to {classes - 1}, as the model has {classes} "
+            f"outputs. Received: {wrong.flat[0]}"
+        )

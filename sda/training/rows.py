@@ -1,0 +1,125 @@
+"""Examples that are read by row: arrays, memory maps, HDF5 datasets, and what iterates over batches."""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+class H5Rows:
+    """Rows of an `h5py.Dataset`, read by index.
+
+    HDF5 reads a list of rows slowly and in increasing order only. Where the dataset lies in the
+    file in one piece, uncompressed, its rows are read through a memory map instead.
+    """
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+        self.shape = dataset.shape
+        self.dtype = dataset.dtype
+        self._map = None
+        offset = dataset.id.get_offset()
+        if offset is not None and dataset.dtype.isnative and dataset.file.driver == "sec2":
+            # What is still in HDF5's buffers is not in the file yet.
+            dataset.file.flush()
+            self._map = np.memmap(
+                dataset.file.filename, self.dtype, "r", offset=offset, shape=self.shape
+            )
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, rows):
+        if self._map is not None:
+            return self._map[rows]
+        if isinstance(rows, slice):
+            return self.dataset[rows]
+        unique, inverse = np.unique(rows, return_inverse=True)
+        return self.dataset[unique][inverse]
+
+
+def as_rows(x, name="x"):
+    """Return `x` as an array-like with `shape`, `dtype` and row indexing.
+
+    Args:
+        x: NumPy array or memory map, `h5py.Dataset`, tensor, nested list, or anything with `shape`,
+            `dtype`, `__len__` and `__getitem__` for index arrays; these stay where they are. A
+            `tf.data.Dataset` or `keras.utils.PyDataset` is read once into memory; of `(x, y)`
+            batches, x is kept.
+        name: What to call it in errors.
+
+    Raises:
+        ValueError: If it is empty, endless, or holds no numbers.
+    """
+    kind = f"{type(x).__module__}.{type(x).__name__}"
+    if kind.startswith("h5py."):
+        x = H5Rows(x)
+    elif isinstance(x, keras.utils.PyDataset) or hasattr(x, "as_numpy_iterator"):
+        x = _read_once(x, name)
+    elif keras.ops.is_tensor(x):
+        x = keras.ops.convert_to_numpy(x)
+    elif not all(hasattr(x, a) for a in ("shape", "dtype", "__len__", "__getitem__")):
+        x = np.asarray(x)
+    if len(x.shape) == 0 or x.shape[0] == 0:
+        raise ValueError(
+            f"Expected `{name}` to hold at least one example. Received: shape {x.shape}"
+        )
+    if np.dtype(x.dtype).kind not in "fiub":
+        raise ValueError(f"Expected `{name}` to hold numbers. Received: dtype {x.dtype}")
+    return x
+
+
+def pieces(rows, size=4096):
+    """Yield consecutive NumPy pieces of `rows`."""
+    for start in range(0, len(rows), size):
+        yield np.asarray(rows[start : start + size])
+
+
+def check_finite(rows, name="x"):
+    """Raise `ValueError` if there are NaN or infinite values."""
+    if np.dtype(rows.dtype).kind != "f":
+        return
+    for i, piece in enumerate(pieces(rows)):
+        finite = np.isfinite(piece)
+        if not finite.all():
+            first = tuple(int(j) for j in np.argwhere(~finite)[0])
+            raise ValueError(
+                f"Expected `{name}` to hold finite values. Received: {piece[first]} in row "
+                f"{i * 4096 + first[0]}"
+            )
+
+
+def scale_pixels(x):
+    """Return uint8 pixels as floats in [0, 1], and any other tensor as it is."""
+    if keras.backend.standardize_dtype(x.dtype) != "uint8":
+        return x
+    return ops.cast(x, keras.config.floatx()) / 255.0
+
+
+def batch(data):
+    """Return gathered rows `(x, ...)` as a step takes them, with uint8 inputs scaled."""
+    x, *rest = data
+    return (keras.tree.map_structure(scale_pixels, x), *rest)
+
+
+def _read_once(dataset, name):
+    endless = (
+        dataset.num_batches is None
+        if isinstance(dataset, keras.utils.PyDataset)
+        else int(dataset.cardinality()) == -1
+    )
+    if endless:
+        raise ValueError(
+            f"Expected `{name}` to end: give a dataset of known length, without `repeat()`. "
+            f"Received: {dataset!r}"
+        )
+    if isinstance(dataset, keras.utils.PyDataset):
+        batches = (dataset[i] for i in range(dataset.num_batches))
+    else:
+        batches = dataset.as_numpy_iterator()
+    batches = [np.asarray(b[0] if isinstance(b, (tuple, list)) else b) for b in batches]
+    if not batches or batches[0].ndim < 2:
+        raise ValueError(
+            f"Expected `{name}` to yield batches of shape (batch, features). "
+            f"Received: {[b.shape for b in batches[:1]]}"
+        )
+    return np.concatenate(batches)

@@ -1,0 +1,51 @@
+"""Many training steps a dispatch on TensorFlow: one graph with a loop over an index matrix."""
+
+import tensorflow as tf
+from keras import tree
+
+from sda.training.rows import batch
+
+
+class Driver:
+    """Runs steps of a compiled model; between dispatches the model's variables are up to date."""
+
+    def __init__(self, model):
+        self.model = model
+        self._functions = {}
+
+    def put(self, array):
+        """Return `array` on the device."""
+        return tf.convert_to_tensor(array)
+
+    def train(self, data, batches, steps):
+        """Take one step on each of the first `steps` rows of indices in `batches`."""
+        self._run(self.model.train_step, data, batches, steps)
+
+    def test(self, data, batches, steps):
+        """Update the metrics on the same rows, without training."""
+        self._run(self.model.test_step, data, batches, steps)
+
+    def _run(self, step, data, batches, steps):
+        # tf.function takes no None among its arguments.
+        leaves = [leaf for leaf in tree.flatten(data) if leaf is not None]
+
+        def loop(leaves, batches):
+            for i in tf.range(tf.shape(batches)[0]):
+                gathered = iter([tf.gather(leaf, batches[i]) for leaf in leaves])
+                step(
+                    batch(tree.map_structure(lambda a: None if a is None else next(gathered), data))
+                )
+
+        batches = tf.convert_to_tensor(batches[:steps])
+        if self.model.run_eagerly:
+            return loop(leaves, batches)
+        # One trace a batch size: the last batch of an epoch may be smaller.
+        key = (step.__name__, batches.shape[1])
+        if key not in self._functions:
+            specs = [tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype) for leaf in leaves]
+            self._functions[key] = tf.function(
+                loop,
+                input_signature=[specs, tf.TensorSpec([None, batches.shape[1]], batches.dtype)],
+                jit_compile=self.model.jit_compile,
+            )
+        self._functions[key](leaves, batches)
