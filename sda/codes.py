@@ -1,4 +1,4 @@
-"""Where the codes between two layers live: on the device, in RAM, in HDF5 scratch, or recomputed."""
+"""Where the codes between two layers live: device, RAM, HDF5 scratch, or recomputed."""
 
 import math
 import pathlib

@@ -160,10 +160,10 @@ class SaltAndPepperNoise(SelectiveNoise):
 
 @keras.saving.register_keras_serializable(package="sda")
 class SwapNoise(SelectiveNoise):
-    """Replace each entry, with probability `rate`, by the same column's of another row of the batch.
+    """Replace each entry, with probability `rate`, by the same column's of another row.
 
     The noise for tables: every corrupted value is one that the column really takes. The other row
-    is uniform among the rest of the batch and drawn anew for each entry; in a batch of one row
+    is uniform among the rest of the batch, and drawn anew for each entry; in a batch of one row
     there is nothing to swap with, and the row stays as it is.
 
     Args:

@@ -30,7 +30,8 @@ class ReconstructionLoss(keras.losses.Loss):
                 )
         if alpha == beta == 0:
             raise ValueError(
-                "Expected `alpha` or `beta` above 0. Received: alpha=0 and beta=0, a loss without a gradient"
+                "Expected `alpha` or `beta` above 0. Received: alpha=0 and beta=0, which leaves "
+                "no gradient"
             )
         self.alpha = float(alpha)
         self.beta = float(beta)

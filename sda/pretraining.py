@@ -72,7 +72,8 @@ class GreedyPretrainer:
     ):
         if not isinstance(stack, StackedDenoisingAutoencoder):
             raise ValueError(
-                f"Expected `stack` to be an sda.StackedDenoisingAutoencoder. Received: stack={stack!r}"
+                "Expected `stack` to be an sda.StackedDenoisingAutoencoder. "
+                f"Received: stack={stack!r}"
             )
         depth = len(stack.autoencoders)
         self.stack = stack
@@ -246,10 +247,8 @@ class Denoising(keras.Model):
     @classmethod
     def from_config(cls, config):
         load = keras.saving.deserialize_keras_object
-        config = {
-            key: load(v) if key in ("autoencoder", "loss_fn") else v for key, v in config.items()
-        }
-        return cls(**config)
+        parts = {key: load(config[key]) for key in ("autoencoder", "loss_fn")}
+        return cls(**{**config, **parts})
 
 
 class DenoisingScore(Denoising):

@@ -1,5 +1,7 @@
 """The stacked denoising autoencoder (SdA): dAs, each on the clean codes of the one below."""
 
+import itertools
+
 import keras
 import numpy as np
 from keras import ops
@@ -410,7 +412,7 @@ def _default_decoder(activation_below):
 
 
 def _hidden_layers(model):
-    """Split a chain of layers into those before the first `Dense`, and one list a hidden `Dense`."""
+    """Split a chain into the layers before the first `Dense`, and one list a hidden `Dense`."""
     chain = [
         la for la in getattr(model, "layers", []) if not isinstance(la, keras.layers.InputLayer)
     ]
@@ -431,14 +433,13 @@ def _hidden_layers(model):
                 "Expected only Dense layers to have weights before the output layer. "
                 f"Received: {layer!r}"
             )
-    pairs = zip(dense[:-1], dense[1:], strict=True)
-    return chain[: dense[0]], [chain[start:stop] for start, stop in pairs]
+    hidden = [chain[start:stop] for start, stop in itertools.pairwise(dense)]
+    return chain[: dense[0]], hidden
 
 
 def _is_chain(layers):
     try:
-        pairs = zip(layers[:-1], layers[1:], strict=True)
-        return all(above.input is below.output for below, above in pairs)
+        return all(above.input is below.output for below, above in itertools.pairwise(layers))
     except (
         AttributeError,
         ValueError,

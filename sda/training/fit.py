@@ -216,7 +216,7 @@ class Evaluator:
 
 
 class Feed:
-    """Brings the rows of a dispatch to the driver: all data once, if small enough, or piece by piece.
+    """Brings the rows of a dispatch to the driver: all data once, or piece by piece if large.
 
     Args:
         driver: The backend's driver.

@@ -1,4 +1,4 @@
-"""Examples that are read by row: arrays, memory maps, HDF5 datasets, and what iterates over batches."""
+"""Examples read by row: arrays, memory maps, HDF5 datasets, and what iterates over batches."""
 
 import keras
 import numpy as np

@@ -31,10 +31,7 @@ class Driver:
 
         def loop(leaves, batches):
             for i in tf.range(tf.shape(batches)[0]):
-                gathered = iter([tf.gather(leaf, batches[i]) for leaf in leaves])
-                step(
-                    batch(tree.map_structure(lambda a: None if a is None else next(gathered), data))
-                )
+                step(batch(_like(data, [tf.gather(leaf, batches[i]) for leaf in leaves])))
 
         batches = tf.convert_to_tensor(batches[:steps])
         if self.model.run_eagerly:
@@ -49,3 +46,9 @@ class Driver:
                 jit_compile=self.model.jit_compile,
             )
         self._functions[key](leaves, batches)
+
+
+def _like(data, leaves):
+    """Return `leaves` in the structure of `data`, None where it has None."""
+    rest = iter(leaves)
+    return tree.map_structure(lambda a: None if a is None else next(rest), data)
