@@ -1,0 +1,59 @@
+# The two commands: `make demo` and `make test`. Everything they need goes into .venv.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+# On Linux a plain `torch` brings the CUDA build, several gigabytes. Where pip knows a CPU build of
+# this release, it prefers that. Override it for another: make test-torch TORCH=torch
+TORCH ?= torch==2.13.*
+
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: demo test test-all test-tensorflow test-jax test-torch lint notebooks clean
+
+demo: $(VENV)/.demo
+	$(RUN) -m experiments.demo
+
+test: test-tensorflow
+
+test-all: test-tensorflow test-jax test-torch
+
+test-tensorflow: $(VENV)/.test
+	KERAS_BACKEND=tensorflow $(RUN) -m pytest
+
+test-jax: $(VENV)/.test $(VENV)/.jax
+	KERAS_BACKEND=jax $(RUN) -m pytest
+
+# Two test processes on one core each would only spin: PyTorch's threads wait busily for each other.
+test-torch: $(VENV)/.test $(VENV)/.torch
+	KERAS_BACKEND=torch OMP_NUM_THREADS=1 $(RUN) -m pytest
+
+lint: $(VENV)/.test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+# Run the percent scripts and write the .ipynb files from what they show.
+notebooks: $(VENV)/.test
+	$(RUN) -m notebooks.generate
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info
+
+$(VENV)/.made:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.made pyproject.toml
+	$(RUN) -m pip install --quiet --editable ".[demo]"
+	touch $@
+
+$(VENV)/.test: $(VENV)/.made pyproject.toml
+	$(RUN) -m pip install --quiet --editable ".[test]"
+	touch $@
+
+$(VENV)/.jax: $(VENV)/.test
+	$(RUN) -m pip install --quiet --editable ".[jax]"
+	touch $@
+
+$(VENV)/.torch: $(VENV)/.test
+	$(RUN) -m pip install --quiet "$(TORCH)" --editable ".[torch]"
+	touch $@

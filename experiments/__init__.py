@@ -1,0 +1,1 @@
+"""Experiments on `sda`: one module each, run as `python -m experiments.NAME`."""

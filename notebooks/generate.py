@@ -1,0 +1,48 @@
+"""Run the percent-format scripts here and write the notebooks that they become.
+
+`python -m notebooks.generate` writes every .ipynb; with names, only those; with `--check`, it runs
+them and writes nothing.
+"""
+
+import argparse
+import pathlib
+
+import jupytext
+import nbclient
+import nbformat
+
+FOLDER = pathlib.Path(__file__).parent
+# A notebook is for reading: its outputs stay small.
+MOST_BYTES = 400_000
+
+
+def generate(script, write):
+    """Execute one script as a notebook; write it beside the script if asked to."""
+    notebook = jupytext.read(script)
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)  # times of the run, different every time
+        if cell.cell_type == "code":
+            # Warnings of the backend say nothing about the subject.
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+    text = nbformat.writes(notebook)
+    if len(text) > MOST_BYTES:
+        raise SystemExit(f"{script.name}: {len(text)} bytes of notebook, {MOST_BYTES} at most")
+    if write:
+        script.with_suffix(".ipynb").write_text(text + "\n")
+    print(f"{script.name}: ran, {len(text) // 1000} KB", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="notebooks without extension; default: all")
+    parser.add_argument("--check", action="store_true", help="run, but write nothing")
+    arguments = parser.parse_args()
+    scripts = [s for s in sorted(FOLDER.glob("*.py")) if s.stem not in ("__init__", "generate")]
+    for script in scripts:
+        if not arguments.names or script.stem in arguments.names:
+            generate(script, write=not arguments.check)
+
+
+if __name__ == "__main__":
+    main()
