@@ -49,9 +49,10 @@ print(f"{len(x_train)} training and {len(x_test)} test images of {x_train.shape[
 levels = [0.0, 0.1, 0.3, 0.5, 0.75]
 digits = x_test[::100]
 
-figure, axes = plt.subplots(len(levels), 1, figsize=(7, 3.9), layout="constrained")
+figure, axes = plt.subplots(len(levels), 1, figsize=(5.5, 3.1), layout="constrained")
 for level, axis in zip(levels, axes, strict=True):
-    corrupted = keras.ops.convert_to_numpy(sda.MaskingNoise(level, seed=1)(digits, training=True))
+    mask = sda.MaskingNoise(level, seed=1)
+    corrupted = keras.ops.convert_to_numpy(mask(digits, training=True))
     axis.imshow(sda.plotting.image_tiles(corrupted, (28, 28), (1, 10)), cmap="gray")
     axis.set_ylabel(f"{level:.0%}", rotation=0, ha="right", va="center")
     axis.set(xticks=[], yticks=[])
@@ -87,10 +88,10 @@ for level in levels:
 # pieces of digits.
 
 # %%
-figure, axes = plt.subplots(1, len(levels), figsize=(13, 3.1), layout="constrained")
+figure, axes = plt.subplots(1, len(levels), figsize=(10, 2.2), layout="constrained")
 for (level, stack), axis in zip(stacks.items(), axes, strict=True):
     kernel = stack.autoencoders[0].encoder.kernel
-    axis.imshow(sda.plotting.filter_tiles(kernel, (28, 28), tile_shape=(7, 7)), cmap="gray")
+    axis.imshow(sda.plotting.filter_tiles(kernel, (28, 28), tile_shape=(6, 6)), cmap="gray")
     axis.set_title(f"corruption {level:.0%}")
     axis.axis("off")
 
@@ -103,7 +104,8 @@ for (level, stack), axis in zip(stacks.items(), axes, strict=True):
 # %%
 repair = np.zeros((len(levels), len(levels)))
 for i, test_level in enumerate(levels):
-    noisy = keras.ops.convert_to_numpy(sda.MaskingNoise(test_level, seed=2)(x_test, training=True))
+    mask = sda.MaskingNoise(test_level, seed=2)
+    noisy = keras.ops.convert_to_numpy(mask(x_test, training=True))
     for j, stack in enumerate(stacks.values()):
         repair[i, j] = np.mean(np.sum((stack.reconstruct(noisy) - x_test) ** 2, axis=1))
 
@@ -123,7 +125,7 @@ axis.set(xlabel="corruption in training", ylabel="corruption of the test images"
 
 # %%
 noisy = keras.ops.convert_to_numpy(sda.MaskingNoise(0.5, seed=3)(digits, training=True))
-plt.figure(figsize=(9, 2.8))
+plt.figure(figsize=(6.5, 2.1))
 plt.imshow(
     sda.plotting.reconstructions(digits, noisy, stacks[0.3].reconstruct(noisy), (28, 28)),
     cmap="gray",
@@ -161,7 +163,7 @@ print(f"pixels         : {pixels:4.1f} % error")
 # ## What to take from this
 #
 # - At level 0 the dA is an ordinary autoencoder.
-# - The level is a knob between copying and guessing. The best for a task is found by trying; 10 % to
-#   50 % is the usual range, and a stack usually takes more noise in its upper layers.
+# - The level is a knob between copying and guessing. The best for a task is found by trying; 10 %
+#   to 50 % is the usual range, and a stack usually takes more noise in its upper layers.
 # - One sample of digits and one seed show the direction, not the last digit: with 1,000 test images
 #   a difference of one percentage point is within chance.

@@ -92,11 +92,7 @@ class DenoisingAutoencoder(keras.layers.Layer):
         self.units = self.encoder.units
         self.code_layers = list(code_layers)
         for layer in self.code_layers:
-            if not isinstance(layer, keras.layers.Layer) or layer.weights:
-                raise ValueError(
-                    "Expected `code_layers` to hold Keras layers without weights. "
-                    f"Received: {layer!r}"
-                )
+            _check_code_layer(layer)
 
     @property
     def activation(self):
@@ -119,6 +115,12 @@ class DenoisingAutoencoder(keras.layers.Layer):
                 f"Expected inputs with {self.encoder.kernel.shape[0]} features, as `encoder` has. "
                 f"Received: input_shape={tuple(input_shape)}"
             )
+        shape = (*input_shape[:-1], self.units)
+        for layer in self.code_layers:
+            if not layer.built:
+                layer.build(shape)
+            _check_code_layer(layer)
+            shape = layer.compute_output_shape(shape)
         self.corruption.build(input_shape)
         self.visible_bias = self.add_weight((visible,), initializer="zeros", name="visible_bias")
         if not self.tied:
@@ -152,7 +154,30 @@ class DenoisingAutoencoder(keras.layers.Layer):
             Tensor of shape `(batch, ..., visible)`.
         """
         kernel = ops.transpose(self.encoder.kernel) if self.tied else self.decoder_kernel
-        a = ops.matmul(codes, kernel) + self.visible_bias
+        a = ops.matmul(ops.cast(codes, self.compute_dtype), kernel) + self.visible_bias
+        return a if logits else self.decoder_activation(a)
+
+    def rebuild(self, x, logits=False):
+        """Return `decode(encode(x), logits)` for training: faster, and without a gradient for `x`.
+
+        Args:
+            x: Tensor of shape `(batch, ..., visible)`: data, not something to be trained through.
+            logits: Whether to leave out s'.
+
+        Returns:
+            Tensor of the shape of `x`.
+        """
+        encoder = self.encoder
+        slope = SLOPES.get(encoder.activation)
+        plain = type(encoder) is keras.layers.Dense and not (
+            encoder.lora_enabled or encoder.quantization_mode or encoder.activity_regularizer
+        )
+        if not self.tied or not plain or slope is None or self.code_layers or len(x.shape) != 2:
+            return self.decode(self.encode(x), logits=logits)
+        x = ops.cast(x, self.compute_dtype)
+        parts = (encoder.kernel, encoder.bias, self.visible_bias)
+        parts = [ops.cast(ops.convert_to_tensor(part), self.compute_dtype) for part in parts]
+        a = _tied_pass(encoder.activation, slope)(x, *parts)
         return a if logits else self.decoder_activation(a)
 
     def compute_output_shape(self, input_shape):
@@ -163,9 +188,7 @@ class DenoisingAutoencoder(keras.layers.Layer):
         if isinstance(initializer, keras.initializers.Initializer):
             initializer = keras.saving.serialize_keras_object(initializer)
         config = {
-            "units": self.units,
             "corruption": keras.saving.serialize_keras_object(self.corruption),
-            "activation": keras.activations.serialize(self.encoder.activation),
             "decoder_activation": keras.activations.serialize(self.decoder_activation),
             "tied": self.tied,
             "kernel_initializer": initializer,
@@ -173,6 +196,9 @@ class DenoisingAutoencoder(keras.layers.Layer):
         }
         if self.shares_encoder:
             config["encoder"] = keras.saving.serialize_keras_object(self.encoder)
+        else:
+            config["units"] = self.units
+            config["activation"] = keras.activations.serialize(self.encoder.activation)
         if self.code_layers:
             config["code_layers"] = [
                 keras.saving.serialize_keras_object(layer) for layer in self.code_layers
@@ -189,6 +215,39 @@ class DenoisingAutoencoder(keras.layers.Layer):
 
 
 dA = DenoisingAutoencoder
+
+# Derivatives of activations, as functions of the activation's value.
+SLOPES = {
+    keras.activations.sigmoid: lambda y: y * (1 - y),
+    keras.activations.tanh: lambda y: 1 - y * y,
+    keras.activations.relu: lambda y: ops.cast(y > 0, y.dtype),
+    keras.activations.linear: ops.ones_like,
+}
+
+
+def _tied_pass(activation, slope):
+    """Return a = s(x W + b) Wᵀ + b' as a function of x, W, b, b' with a gradient of its own.
+
+    With δ = ∂L/∂a and δʸ = (δ W) s'(·), the kernel's gradient is xᵀ δʸ + δᵀ y = [x; δ]ᵀ [δʸ; y]: one
+    product over twice the rows. Differentiated automatically it is two products and a sum, each
+    of which passes over the whole kernel.
+    """
+
+    @ops.custom_gradient
+    def rebuild(x, kernel, bias, visible_bias):
+        y = activation(ops.matmul(x, kernel) + bias)
+        a = ops.matmul(y, ops.transpose(kernel)) + visible_bias
+
+        def gradient(*args, upstream=None):
+            delta = args[0] if upstream is None else upstream
+            delta_y = ops.matmul(delta, kernel) * slope(y)
+            left, right = ops.concatenate([x, delta]), ops.concatenate([delta_y, y])
+            d_kernel = ops.matmul(ops.transpose(left), right)
+            return ops.zeros_like(x), d_kernel, ops.sum(delta_y, 0), ops.sum(delta, 0)
+
+        return a, gradient
+
+    return rebuild
 
 
 def _check_units(units):
@@ -221,6 +280,13 @@ def _check_encoder(encoder, units, activation, kernel_initializer):
         raise ValueError(
             "Expected `kernel_initializer` to be left out: the one kernel is that of `encoder`. "
             f"Received: kernel_initializer={kernel_initializer!r}"
+        )
+
+
+def _check_code_layer(layer):
+    if not isinstance(layer, keras.layers.Layer) or layer.weights:
+        raise ValueError(
+            f"Expected `code_layers` to hold Keras layers without weights. Received: {layer!r}"
         )
 
 

@@ -48,7 +48,8 @@ class GeometricPatience(keras.callbacks.Callback):
                 raise ValueError(
                     f"Expected `{name}` to be a number, at least 1. Received: {name}={value!r}"
                 )
-        if not 0 < improvement_threshold <= 1:
+        is_number = isinstance(improvement_threshold, (int, float))
+        if not is_number or not 0 < improvement_threshold <= 1:
             raise ValueError(
                 "Expected `improvement_threshold` to be in (0, 1]. "
                 f"Received: improvement_threshold={improvement_threshold!r}"
@@ -94,7 +95,9 @@ class GeometricPatience(keras.callbacks.Callback):
             self.model.set_weights(self.best_weights)
             self.best_weights = None
         if self.verbose and self.stopped_epoch is not None:
-            print(
-                f"Epoch {self.stopped_epoch + 1}: out of patience. "
-                f"Best {self.monitor} in epoch {self.best_epoch + 1}."
+            best = (
+                f"No {self.monitor} was ever a number."
+                if self.best_epoch is None
+                else f"Best {self.monitor} in epoch {self.best_epoch + 1}."
             )
+            print(f"Epoch {self.stopped_epoch + 1}: out of patience. {best}")

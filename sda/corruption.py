@@ -263,6 +263,10 @@ class ComposedNoise(Corruption):
     def selects(self):
         return any(noise.selects for noise in self.noises)
 
+    def build(self, input_shape):
+        for noise in self.noises:
+            noise.build(input_shape)
+
     def corrupt(self, x):
         selected = None
         for noise in self.noises:

@@ -1,6 +1,7 @@
 """Builders of the supervised models on a stack's encoders: stock Keras layers, nothing else."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from sda.seeding import spawn
@@ -21,12 +22,12 @@ def supervised(input_shape, encoders, units, activation, dropout, copy, seed, na
         seed: Integer or None, for the dropout masks.
         name: Name of the model.
     """
-    if isinstance(units, bool) or not isinstance(units, int) or units < 1:
+    if isinstance(units, bool) or not isinstance(units, (int, np.integer)) or units < 1:
         raise ValueError(
             f"Expected a positive integer as the number of outputs. Received: {units!r}"
         )
     output = keras.layers.Dense(
-        units, activation=activation, kernel_initializer="zeros", name="output"
+        int(units), activation=activation, kernel_initializer="zeros", name="output"
     )
     layers = [keras.Input(input_shape), *_dropout(dropout[0], spawn(seed, 0))]
     for k, encoder in enumerate(encoders):
@@ -64,8 +65,8 @@ def unrolled(input_shape, encoders, autoencoders, copy):
 
 
 def _dropout(rate, seed):
-    if not 0 <= rate < 1:
-        raise ValueError(f"Expected `dropout` to be rates in [0, 1). Received: {rate}")
+    if not isinstance(rate, (int, float, np.number)) or not 0 <= rate < 1:
+        raise ValueError(f"Expected `dropout` to be rates in [0, 1). Received: {rate!r}")
     return [keras.layers.Dropout(rate, seed=seed)] if rate > 0 else []
 
 

@@ -224,7 +224,7 @@ class Denoising(keras.Model):
 
     def _rebuild(self, x, selected):
         logits = getattr(self.loss_fn, "from_logits", False)
-        z = self.autoencoder.decode(self.autoencoder.encode(x), logits=logits)
+        z = self.autoencoder.rebuild(x, logits=logits)
         return [z] if selected is None else [z, selected]
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):

@@ -416,7 +416,7 @@ def _hidden_layers(model):
     chain = [
         la for la in getattr(model, "layers", []) if not isinstance(la, keras.layers.InputLayer)
     ]
-    if not getattr(model, "built", False) or not _is_chain(chain):
+    if not getattr(model, "built", False) or not _is_chain(model, chain):
         raise ValueError(
             "Expected `model` to be a built keras.Sequential, or a functional model that is one "
             f"chain of layers. Received: model={model!r}"
@@ -437,9 +437,11 @@ def _hidden_layers(model):
     return chain[: dense[0]], hidden
 
 
-def _is_chain(layers):
+def _is_chain(model, layers):
     try:
-        return all(above.input is below.output for below, above in itertools.pairwise(layers))
+        return len(model.inputs) == 1 and all(
+            above.input is below.output for below, above in itertools.pairwise(layers)
+        )
     except (
         AttributeError,
         ValueError,

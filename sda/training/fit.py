@@ -1,5 +1,6 @@
 """`fit`: epochs of many steps a dispatch, with the manners of `keras.Model.fit`."""
 
+import contextlib
 import importlib
 import math
 
@@ -8,7 +9,7 @@ import numpy as np
 from keras import ops, tree
 
 from sda.seeding import check_seed, fresh_seed, permutation
-from sda.training.rows import as_rows, batch, check_finite
+from sda.training.rows import as_rows, batch, check_finite, is_iterated, read_once
 
 # Larger data stay on the host and travel in pieces.
 RESIDENT_BYTES = 2**30
@@ -37,13 +38,17 @@ def fit(
 
     The data stay on the device, and a compiled loop takes the steps (`lax.fori_loop` on JAX, a
     `tf.function` loop on TensorFlow, a plain loop on PyTorch), through the model's own
-    `train_step`. The result does not depend on how many steps share a dispatch.
+    `train_step`. The result does not depend on how many steps share a dispatch. It is that of
+    `model.fit` in the same order, but for one thing: on JAX and PyTorch a categorical cross-entropy
+    of probabilities keeps its gradient below p = 1e-7, where Keras cuts it off.
 
     Args:
         model: A compiled `keras.Model`.
         x: Array of shape `(n, ...)` (NumPy array, `np.memmap`, `h5py.Dataset`, …), or a nested
-            structure of arrays for a model with several inputs. Values of dtype uint8 are pixels:
-            they stay uint8 on the device and are scaled to [0, 1] in the step.
+            structure of arrays for a model with several inputs. A `tf.data.Dataset` or
+            `keras.utils.PyDataset` of `(x, y)` or `(x, y, sample_weight)` batches is read once.
+            Values of dtype uint8 are pixels: they stay uint8 on the device and are scaled to
+            [0, 1] in the step.
         y: Array of targets, or a nested structure, or None.
         batch_size: Integer, the examples a step. The last batch of an epoch may be smaller.
         epochs: Integer, the epoch to train up to.
@@ -85,9 +90,13 @@ def fit(
     if steps_per_execution is not None:
         check_count(steps_per_execution, "steps_per_execution")
     seed = check_seed(seed)
+    if is_iterated(x):
+        x, y, sample_weight = (*read_once(x, "x"), None, None)[:3]
     data = _checked_data(model, (x, y, sample_weight), ("x", "y", "sample_weight"))
     validation = None
     if validation_data is not None:
+        if is_iterated(validation_data):
+            validation_data = read_once(validation_data, "validation_data")
         if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
             raise ValueError(
                 "Expected `validation_data` to be (x, y) or (x, y, sample_weight). "
@@ -155,7 +164,8 @@ class Trainer:
             order = permutation(seed, epoch, self.rows) if shuffle else None
             for start, batches in self._dispatches(order):
                 callbacks.on_train_batch_begin(start)
-                self.feed.run(self.driver.train, batches, self.steps_per_dispatch)
+                with _softmax_kept_alive(model):
+                    self.feed.run(self.driver.train, batches, self.steps_per_dispatch)
                 logs = _logs(model)
                 callbacks.on_train_batch_end(start + len(batches) - 1, logs)
                 if model.stop_training:
@@ -332,10 +342,8 @@ def _matches(shape, expected):
 
 
 def _check_labels(model, y, name):
-    loss = getattr(model, "loss", None)
-    loss = getattr(loss, "name", loss)
     classes = getattr(model, "output_shape", (None,))[-1]
-    if loss != "sparse_categorical_crossentropy" or not isinstance(classes, int):
+    if _loss_name(model) != "sparse_categorical_crossentropy" or not isinstance(classes, int):
         return
     labels = np.asarray(y[:])
     wrong = labels[(labels < 0) | (labels >= classes) | (labels != np.floor(labels))]
@@ -344,3 +352,25 @@ def _check_labels(model, y, name):
             f"Expected `{name}` to hold labels from 0 to {classes - 1}, as the model has {classes} "
             f"outputs. Received: {wrong.flat[0]}"
         )
+
+
+def _loss_name(model):
+    loss = getattr(model, "loss", None)
+    return getattr(loss, "name", getattr(loss, "__name__", loss))
+
+
+@contextlib.contextmanager
+def _softmax_kept_alive(model):
+    """Let the categorical cross-entropy of a softmax have a gradient down to p = 1e-37.
+
+    On JAX and PyTorch Keras clips p at `keras.config.epsilon()`, 1e-7. An example that is more
+    wrong than that has no gradient; a large first step from random weights can put all of them
+    there, for good. (On TensorFlow Keras goes back to the logits.)
+    """
+    epsilon = keras.config.epsilon()
+    if _loss_name(model) in ("sparse_categorical_crossentropy", "categorical_crossentropy"):
+        keras.config.set_epsilon(1e-37)
+    try:
+        yield
+    finally:
+        keras.config.set_epsilon(epsilon)

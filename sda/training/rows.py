@@ -53,8 +53,8 @@ def as_rows(x, name="x"):
     kind = f"{type(x).__module__}.{type(x).__name__}"
     if kind.startswith("h5py."):
         x = H5Rows(x)
-    elif isinstance(x, keras.utils.PyDataset) or hasattr(x, "as_numpy_iterator"):
-        x = _read_once(x, name)
+    elif is_iterated(x):
+        x = read_once(x, name)[0]
     elif keras.ops.is_tensor(x):
         x = keras.ops.convert_to_numpy(x)
     elif not all(hasattr(x, a) for a in ("shape", "dtype", "__len__", "__getitem__")):
@@ -101,25 +101,28 @@ def batch(data):
     return (keras.tree.map_structure(scale_pixels, x), *rest)
 
 
-def _read_once(dataset, name):
-    endless = (
-        dataset.num_batches is None
-        if isinstance(dataset, keras.utils.PyDataset)
-        else int(dataset.cardinality()) == -1
-    )
-    if endless:
+def is_iterated(x):
+    """Return whether `x` yields batches: a `tf.data.Dataset` or a `keras.utils.PyDataset`."""
+    return isinstance(x, keras.utils.PyDataset) or hasattr(x, "as_numpy_iterator")
+
+
+def read_once(dataset, name):
+    """Return the arrays `[x]`, `[x, y]` or `[x, y, sample_weight]` that a dataset yields."""
+    is_py = isinstance(dataset, keras.utils.PyDataset)
+    # tf.data says -1 where a dataset has no end.
+    if dataset.num_batches is None if is_py else int(dataset.cardinality()) == -1:
         raise ValueError(
             f"Expected `{name}` to end: give a dataset of known length, without `repeat()`. "
             f"Received: {dataset!r}"
         )
-    if isinstance(dataset, keras.utils.PyDataset):
+    if is_py:
         batches = (dataset[i] for i in range(dataset.num_batches))
     else:
         batches = dataset.as_numpy_iterator()
-    batches = [np.asarray(b[0] if isinstance(b, (tuple, list)) else b) for b in batches]
-    if not batches or batches[0].ndim < 2:
+    batches = [batch if isinstance(batch, (tuple, list)) else (batch,) for batch in batches]
+    if not batches or np.ndim(batches[0][0]) < 2:
         raise ValueError(
             f"Expected `{name}` to yield batches of shape (batch, features). "
-            f"Received: {[b.shape for b in batches[:1]]}"
+            f"Received: {[np.shape(b[0]) for b in batches[:1]]}"
         )
-    return np.concatenate(batches)
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
