@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from sda import corruption as corruptions
+from sda.checks import check_count
 from sda.seeding import check_seed, spawn
 
 
@@ -83,7 +84,7 @@ class DenoisingAutoencoder(keras.layers.Layer):
             self.encoder = encoder
         else:
             self.encoder = keras.layers.Dense(
-                _check_units(units),
+                check_count(units, "units"),
                 activation=activation,
                 kernel_initializer=_initializer(kernel_initializer, activation, spawn(seed, 1)),
                 dtype=self.dtype_policy,
@@ -228,9 +229,9 @@ SLOPES = {
 def _tied_pass(activation, slope):
     """Return a = s(x W + b) Wᵀ + b' as a function of x, W, b, b' with a gradient of its own.
 
-    With δ = ∂L/∂a and δʸ = (δ W) s'(·), the kernel's gradient is xᵀ δʸ + δᵀ y = [x; δ]ᵀ [δʸ; y]: one
-    product over twice the rows. Differentiated automatically it is two products and a sum, each
-    of which passes over the whole kernel.
+    With δ = ∂L/∂a and δʸ = (δ W) s'(·), the kernel's gradient is xᵀ δʸ + δᵀ y = [x; δ]ᵀ [δʸ; y]:
+    one product over twice the rows. Differentiated automatically it is two products and a sum,
+    each of which passes over the whole kernel.
     """
 
     @ops.custom_gradient
@@ -248,12 +249,6 @@ def _tied_pass(activation, slope):
         return a, gradient
 
     return rebuild
-
-
-def _check_units(units):
-    if isinstance(units, bool) or not isinstance(units, int) or units < 1:
-        raise ValueError(f"Expected `units` to be a positive integer. Received: units={units!r}")
-    return units
 
 
 def _check_encoder(encoder, units, activation, kernel_initializer):

@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 
+from sda.checks import check_number
+
 
 class GeometricPatience(keras.callbacks.Callback):
     """Early stopping whose patience grows with each real improvement, as in the Theano tutorials.
@@ -43,17 +45,11 @@ class GeometricPatience(keras.callbacks.Callback):
         verbose=0,
     ):
         super().__init__()
-        for name, value in (("patience", patience), ("increase", increase)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 1:
-                raise ValueError(
-                    f"Expected `{name}` to be a number, at least 1. Received: {name}={value!r}"
-                )
-        is_number = isinstance(improvement_threshold, (int, float))
-        if not is_number or not 0 < improvement_threshold <= 1:
-            raise ValueError(
-                "Expected `improvement_threshold` to be in (0, 1]. "
-                f"Received: improvement_threshold={improvement_threshold!r}"
-            )
+        check_number(patience, "patience", "at least 1", lambda p: p >= 1)
+        check_number(increase, "increase", "at least 1", lambda f: f >= 1)
+        check_number(
+            improvement_threshold, "improvement_threshold", "in (0, 1]", lambda t: 0 < t <= 1
+        )
         self.monitor = monitor
         self.patience = patience
         self.increase = float(increase)

@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 
+from sda.checks import check_count
 from sda.training.rows import H5Rows, pieces
 
 PLACES = ("auto", "device", "ram", "disk", "recompute")
@@ -52,13 +53,8 @@ def check_place(codes, budget):
     """Raise `ValueError` unless `codes` and `codes_budget` make sense."""
     if codes not in PLACES:
         raise ValueError(f"Expected `codes` to be one of {PLACES}. Received: codes={codes!r}")
-    if budget is not None and (
-        isinstance(budget, bool) or not isinstance(budget, int) or budget < 0
-    ):
-        raise ValueError(
-            "Expected `codes_budget` to be a number of bytes, at least 0, or None. "
-            f"Received: codes_budget={budget!r}"
-        )
+    if budget is not None:
+        check_count(budget, "codes_budget", least=0)
 
 
 def place_codes(codes, budget, shape):

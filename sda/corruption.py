@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from sda.checks import check_number
 from sda.seeding import check_seed, spawn
 
 
@@ -74,13 +75,28 @@ class SelectiveNoise(Corruption):
 
     With u ~ U(0, 1) an entry is selected where u < rate. Given that, u / rate is uniform again: a
     subclass's `replacement(x, v)` spends it as v, so that one draw an entry does for both.
+
+    Args:
+        rate: Float in [0, 1], the corruption level.
+        seed: Integer, or None for a random one.
+
+    Raises:
+        ValueError: If `rate` is not a number in [0, 1].
+
+    Example:
+
+    >>> class UniformNoise(sda.SelectiveNoise):
+    ...     def replacement(self, x, v):
+    ...         return keras.ops.cast(v, x.dtype)
+    >>> UniformNoise(0.1, seed=1)(keras.ops.zeros((2, 3)), training=True).shape
+    (2, 3)
     """
 
     selects = True
 
     def __init__(self, rate, seed=None, **kwargs):
         super().__init__(seed=seed, **kwargs)
-        self.rate = _check_number(rate, "rate", "between 0 and 1", lambda r: 0 <= r <= 1)
+        self.rate = check_number(rate, "rate", "between 0 and 1", lambda r: 0 <= r <= 1)
 
     def replacement(self, x, v):
         raise NotImplementedError
@@ -145,8 +161,8 @@ class SaltAndPepperNoise(SelectiveNoise):
 
     def __init__(self, rate, minimum=0.0, maximum=1.0, seed=None, **kwargs):
         super().__init__(rate, seed=seed, **kwargs)
-        self.minimum = _check_number(minimum, "minimum", "finite", np.isfinite)
-        self.maximum = _check_number(
+        self.minimum = check_number(minimum, "minimum", "finite", np.isfinite)
+        self.maximum = check_number(
             maximum, "maximum", f"finite and at least `minimum`={minimum}",
             lambda m: np.isfinite(m) and m >= self.minimum,
         )  # fmt: skip
@@ -210,7 +226,7 @@ class GaussianNoise(Corruption):
 
     def __init__(self, stddev, seed=None, **kwargs):
         super().__init__(seed=seed, **kwargs)
-        self.stddev = _check_number(
+        self.stddev = check_number(
             stddev, "stddev", "finite and at least 0", lambda s: np.isfinite(s) and s >= 0
         )
 
@@ -301,12 +317,3 @@ def get(identifier):
         "Expected `corruption` to be a corruption level in [0, 1] or an sda.Corruption layer. "
         f"Received: corruption={identifier!r}"
     )
-
-
-def _check_number(value, name, expectation, holds):
-    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not is_number or not holds(value):
-        raise ValueError(
-            f"Expected `{name}` to be a number, {expectation}. Received: {name}={value!r}"
-        )
-    return float(value)

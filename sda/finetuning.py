@@ -1,9 +1,9 @@
 """Builders of the supervised models on a stack's encoders: stock Keras layers, nothing else."""
 
 import keras
-import numpy as np
 from keras import ops
 
+from sda.checks import check_number
 from sda.seeding import spawn
 
 
@@ -22,12 +22,8 @@ def supervised(input_shape, encoders, units, activation, dropout, copy, seed, na
         seed: Integer or None, for the dropout masks.
         name: Name of the model.
     """
-    if isinstance(units, bool) or not isinstance(units, (int, np.integer)) or units < 1:
-        raise ValueError(
-            f"Expected a positive integer as the number of outputs. Received: {units!r}"
-        )
     output = keras.layers.Dense(
-        int(units), activation=activation, kernel_initializer="zeros", name="output"
+        units, activation=activation, kernel_initializer="zeros", name="output"
     )
     layers = [keras.Input(input_shape), *_dropout(dropout[0], spawn(seed, 0))]
     for k, encoder in enumerate(encoders):
@@ -59,14 +55,14 @@ def unrolled(input_shape, encoders, autoencoders, copy):
     for decoder, autoencoder in zip(decoders, reversed(autoencoders), strict=True):
         tied = autoencoder.tied
         kernel = ops.transpose(autoencoder.encoder.kernel) if tied else autoencoder.decoder_kernel
-        decoder.kernel.assign(kernel)
-        decoder.bias.assign(autoencoder.visible_bias)
+        # On JAX a plain assignment would share the buffer, which `Model.fit` deletes.
+        decoder.kernel.assign(ops.copy(kernel))
+        decoder.bias.assign(ops.copy(autoencoder.visible_bias))
     return model
 
 
 def _dropout(rate, seed):
-    if not isinstance(rate, (int, float, np.number)) or not 0 <= rate < 1:
-        raise ValueError(f"Expected `dropout` to be rates in [0, 1). Received: {rate!r}")
+    rate = check_number(rate, "dropout", "or one a code, in [0, 1)", lambda r: 0 <= r < 1)
     return [keras.layers.Dropout(rate, seed=seed)] if rate > 0 else []
 
 

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from sda.checks import check_number
+
 
 class ReconstructionLoss(keras.losses.Loss):
     """Base of the reconstruction losses, with Vincent's emphasis on corrupted features.
@@ -22,19 +24,17 @@ class ReconstructionLoss(keras.losses.Loss):
 
     def __init__(self, alpha=1.0, beta=1.0, name=None, reduction="sum_over_batch_size", dtype=None):
         super().__init__(name=name, reduction=reduction, dtype=dtype or "float32")
-        for key, value in (("alpha", alpha), ("beta", beta)):
-            is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-            if not is_number or not 0 <= value < np.inf:
-                raise ValueError(
-                    f"Expected `{key}` to be a finite number, at least 0. Received: {key}={value!r}"
-                )
+
+        def is_weight(value):
+            return 0 <= value < np.inf
+
+        self.alpha = check_number(alpha, "alpha", "finite and at least 0", is_weight)
+        self.beta = check_number(beta, "beta", "finite and at least 0", is_weight)
         if alpha == beta == 0:
             raise ValueError(
                 "Expected `alpha` or `beta` above 0. Received: alpha=0 and beta=0, which leaves "
                 "no gradient"
             )
-        self.alpha = float(alpha)
-        self.beta = float(beta)
 
     @property
     def emphasised(self):

@@ -9,9 +9,10 @@ from keras import ops
 
 from sda import codes as code_places
 from sda import losses
+from sda.checks import check_count
 from sda.seeding import check_seed, fresh_seed, spawn
 from sda.stack import StackedDenoisingAutoencoder, on_arrays, per_layer
-from sda.training.fit import Evaluator, Trainer, check_count
+from sda.training.fit import Evaluator, Trainer
 from sda.training.rows import as_rows, check_finite, pieces
 
 # Activations whose codes may be read as probabilities.

@@ -9,6 +9,7 @@ from keras import ops
 from sda import corruption as corruptions
 from sda import finetuning
 from sda.autoencoder import DenoisingAutoencoder
+from sda.checks import check_count
 from sda.seeding import check_seed, spawn
 from sda.training.rows import scale_pixels
 
@@ -248,10 +249,7 @@ class StackedDenoisingAutoencoder(keras.Model):
         Raises:
             ValueError: If `steps` is below 1, or `x` has the wrong shape.
         """
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(
-                f"Expected `steps` to be a positive integer. Received: steps={steps!r}"
-            )
+        check_count(steps, "steps")
         generator = np.random.default_rng(check_seed(seed))
         for step in range(steps):
             codes = self.encode(x) if step == 0 else self._encode_visible(x)
@@ -284,18 +282,24 @@ class StackedDenoisingAutoencoder(keras.Model):
         Raises:
             ValueError: If the stack is not built, or an argument is out of its range.
         """
-        return self._supervised(num_classes, "softmax", dropout, copy, "classifier")
+        return self._supervised(
+            check_count(num_classes, "num_classes"), "softmax", dropout, copy, "classifier"
+        )
 
     def multilabel_classifier(self, num_labels, dropout=0.0, copy=False):
         """Return a classifier with independent labels: sigmoid outputs, for "binary_crossentropy".
 
         Arguments as in `classifier`.
         """
-        return self._supervised(num_labels, "sigmoid", dropout, copy, "multilabel_classifier")
+        return self._supervised(
+            check_count(num_labels, "num_labels"), "sigmoid", dropout, copy, "multilabel_classifier"
+        )
 
     def regressor(self, num_targets, dropout=0.0, copy=False):
         """Return a regressor: linear outputs, for "mse". Arguments as in `classifier`."""
-        return self._supervised(num_targets, "linear", dropout, copy, "regressor")
+        return self._supervised(
+            check_count(num_targets, "num_targets"), "linear", dropout, copy, "regressor"
+        )
 
     def unrolled(self, copy=False):
         """Return the deep autoencoder: the encoders, then the decoders in reverse order.

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from sda.checks import check_count
 from sda.seeding import check_seed, fresh_seed, permutation
 from sda.training.rows import as_rows, batch, check_finite, is_iterated, read_once
 
@@ -264,14 +265,6 @@ def host(array):
     """Return the array in the precision that travels: floats in Keras's floatx."""
     array = np.asarray(array)
     return array.astype(keras.config.floatx()) if array.dtype.kind == "f" else array
-
-
-def check_count(value, name, least=1):
-    """Raise `ValueError` unless `value` is an integer of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(
-            f"Expected `{name}` to be an integer, at least {least}. Received: {name}={value!r}"
-        )
 
 
 def _padded(batches, steps):

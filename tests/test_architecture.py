@@ -1,0 +1,198 @@
+"""The arrows between modules, the examples in docstrings and the registered names."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import pathlib
+import re
+
+import keras
+import numpy as np
+import pytest
+
+import sda
+
+ROOT = pathlib.Path(sda.__file__).parent
+BACKENDS = {"tensorflow", "jax", "torch"}
+DRIVERS = {f"training.{backend}" for backend in BACKENDS}
+
+# The ground, which every module may know.
+GROUND = {"checks", "seeding"}
+# What each of the lower modules may know besides. Above them, anything but a cycle is allowed.
+MAY_KNOW = {
+    "checks": set(),
+    "seeding": set(),
+    "corruption": set(),
+    "losses": set(),
+    "autoencoder": {"corruption", "losses"},
+    "finetuning": set(),
+    "stack": {"autoencoder", "corruption", "finetuning", "training.rows"},
+    "codes": {"training.rows"},
+    "training": set(),
+    "training.rows": set(),
+    "training.fit": {"training.rows"},
+    **{driver: {"training.rows"} for driver in DRIVERS},
+}
+# What only the names listed may know: the higher floors of the house.
+KNOWN_BY = {
+    "pretraining": {"", "estimators", "sweep", "cli"},
+    "estimators": {"", "sweep", "cli"},
+    "sweep": {"", "cli"},
+    "cli": {"__main__"},
+}
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+MODULES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def imported(path):
+    """All modules that a file imports, wherever in it, as full dotted names."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name} has a relative import"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                is_module = inner.removeprefix("sda.") in MODULES
+                yield inner if is_module else node.module
+
+
+def known(name):
+    """The modules of sda that the module `name` imports, without the `sda.`."""
+    names = [i for i in imported(MODULES[name]) if i.split(".")[0] == "sda"]
+    return {"" if i == "sda" else i.removeprefix("sda.") for i in names}
+
+
+@pytest.mark.parametrize("name", sorted(set(MAY_KNOW) & set(MODULES)))
+def test_a_module_imports_only_from_below(name):
+    assert known(name) <= MAY_KNOW[name] | GROUND - {name}
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_the_higher_floors_are_known_only_above(name):
+    for floor in known(name) & set(KNOWN_BY):
+        assert name in KNOWN_BY[floor]
+
+
+def test_imports_make_no_circle():
+    visited = {}
+
+    def visit(name, path):
+        assert name not in path, f"circle: {' -> '.join([*path, name])}"
+        if name not in visited:
+            visited[name] = [visit(below, [*path, name]) for below in known(name)]
+
+    for name in MODULES:
+        visit(name, [])
+    assert set(visited) >= {"stack", "pretraining"}
+
+
+def test_only_the_drivers_import_a_backend():
+    importers = {
+        name
+        for name, path in MODULES.items()
+        if BACKENDS & {module.split(".")[0] for module in imported(path)}
+    }
+    assert importers == DRIVERS
+
+
+def test_there_is_no_module_for_odds_and_ends():
+    assert not [name for name in MODULES if re.search(r"(^|\.)_?(utils?|helpers?|misc)$", name)]
+
+
+# The public names
+
+
+@pytest.mark.parametrize("name", [n for n in sda.__all__ if callable(getattr(sda, n))])
+def test_a_public_name_has_an_example(name):
+    assert ">>>" in inspect.getdoc(getattr(sda, name))
+
+
+def test_public_names_are_there_and_sorted():
+    assert sda.__all__ == sorted(sda.__all__)
+    assert not [name for name in sda.__all__ if not hasattr(sda, name)]
+
+
+class Shapes(doctest.OutputChecker):
+    """Reads every backend's shapes as tuples."""
+
+    def check_output(self, want, got, optionflags):
+        got = re.sub(r"(?:TensorShape|torch\.Size)\(\[(.*?)\]\)", r"(\1)", got)
+        return super().check_output(want, got, optionflags)
+
+
+def examples():
+    # Those of the datasets read files that may not be there; a driver needs its own backend.
+    return [
+        name
+        for name, path in MODULES.items()
+        if name not in DRIVERS and not name.startswith("datasets") and ">>>" in path.read_text()
+    ]
+
+
+def at_hand():
+    """What the examples of `sda.plotting` start from."""
+    dA = sda.DenoisingAutoencoder(9)
+    dA.build((None, 784))
+    return {
+        "dA": dA,
+        "plain": {"loss": [1.0, 0.5]},
+        "pretrained": {"loss": [0.5, 0.4]},
+        "tiles": np.zeros((9, 9), "uint8"),
+        "x_test": np.zeros((10, 784), "float32"),
+        "x_train": np.zeros((50, 784), "float32"),
+    }
+
+
+@pytest.mark.parametrize("name", examples())
+def test_the_examples_in_docstrings_run(name, tmp_path, monkeypatch):
+    if name == "plotting":
+        pytest.importorskip("matplotlib")
+        pytest.importorskip("PIL")
+    monkeypatch.chdir(tmp_path)
+    names = {"sda": sda, "keras": keras, "np": np, **(at_hand() if name == "plotting" else {})}
+    try:
+        module = importlib.import_module(f"sda.{name}".rstrip("."))
+    except ModuleNotFoundError as error:
+        if error.name.split(".")[0] == "sda":
+            raise
+        pytest.skip(f"{name} needs {error.name}")
+    runner = doctest.DocTestRunner(Shapes(), optionflags=doctest.ELLIPSIS)
+    output = []
+    for test in doctest.DocTestFinder().find(module, extraglobs=names):
+        runner.run(test, out=output.append)
+    assert not runner.failures, "".join(output)
+    assert runner.tries > 0
+
+
+# Files say these names: to change one is to make old files unreadable.
+REGISTERED = {
+    "sda>ComposedNoise": sda.ComposedNoise,
+    "sda>Corruption": sda.Corruption,
+    "sda>CrossEntropy": sda.losses.CrossEntropy,
+    "sda>DenoisingAutoencoder": sda.DenoisingAutoencoder,
+    "sda>GaussianNoise": sda.GaussianNoise,
+    "sda>MaskingNoise": sda.MaskingNoise,
+    "sda>SaltAndPepperNoise": sda.SaltAndPepperNoise,
+    "sda>SquaredError": sda.losses.SquaredError,
+    "sda>StackedDenoisingAutoencoder": sda.StackedDenoisingAutoencoder,
+    "sda>SwapNoise": sda.SwapNoise,
+}
+
+
+@pytest.mark.parametrize("name", sorted(REGISTERED))
+def test_names_in_files_stay(name):
+    assert keras.saving.get_registered_object(name) is REGISTERED[name]
+
+
+def test_every_registered_name_is_that_of_its_class():
+    registered = {k: v for k, v in keras.saving.get_custom_objects().items() if k[:4] == "sda>"}
+    assert set(registered) >= set(REGISTERED)
+    assert all(name == f"sda>{cls.__name__}" for name, cls in registered.items())

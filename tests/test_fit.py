@@ -1,0 +1,351 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import sda
+from sda.training import fit as training
+
+
+@pytest.fixture
+def x():
+    return np.random.default_rng(0).random((50, 6), "float32")
+
+
+@pytest.fixture
+def y():
+    return np.arange(50) % 3
+
+
+def classifier(optimizer="sgd", dropout=0.0, metrics=(), hidden=(), **settings):
+    """A small compiled classifier; two calls give the same weights."""
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.Dense(5, "tanh", kernel_initializer=keras.initializers.GlorotUniform(1)),
+            *hidden,
+            *([layers.Dropout(dropout, seed=1)] if dropout else []),
+            layers.Dense(3, "softmax", kernel_initializer=keras.initializers.GlorotUniform(2)),
+        ]
+    )
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=list(metrics), **settings)
+    return model
+
+
+def weights(model):
+    return [w.copy() for w in model.get_weights()]
+
+
+def assert_same(some, others):
+    assert len(some) == len(others) > 0
+    for a, b in zip(some, others, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def assert_close(some, others):
+    assert len(some) == len(others) > 0
+    for a, b in zip(some, others, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+class Weights(keras.callbacks.Callback):
+    """Keeps the weights at the end of each epoch."""
+
+    def on_train_begin(self, logs=None):
+        self.epochs = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append(weights(self.model))
+
+
+# The same as `Model.fit`
+
+
+def assert_fits_as_keras_does(make, *data, **settings):
+    ours, keras_own = make(), make()
+    assert_same(weights(ours), weights(keras_own))
+    history = sda.fit(ours, *data, shuffle=False, verbose=0, **settings)
+    expected = keras_own.fit(*data, shuffle=False, verbose=0, **settings)
+    assert_close(weights(ours), weights(keras_own))
+    assert isinstance(history, keras.callbacks.History)
+    assert history.epoch == expected.epoch
+    assert set(history.history) == set(expected.history)
+    for name, values in expected.history.items():
+        np.testing.assert_allclose(history.history[name], values, atol=1e-5, err_msg=name)
+    return ours
+
+
+def test_weights_and_logs_are_those_of_keras(x, y):
+    def make():
+        return classifier(keras.optimizers.SGD(0.1, momentum=0.9), metrics=["accuracy"])
+
+    # 50 examples in batches of 16: the last batch is smaller.
+    assert_fits_as_keras_does(make, x, y, batch_size=16, epochs=3, validation_data=(x[:20], y[:20]))
+
+
+def test_adam_takes_the_steps_that_it_takes_under_keras(x, y):
+    assert_fits_as_keras_does(lambda: classifier(keras.optimizers.Adam()), x, y, batch_size=25)
+
+
+def test_sample_weights_count_as_in_keras(x, y):
+    def make():
+        model = classifier()
+        model.compile("sgd", "sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
+        return model
+
+    weight = np.linspace(0, 2, 50, dtype="float32")
+    validation = (x[:20], y[:20], weight[:20])
+    assert_fits_as_keras_does(
+        make, x, y, batch_size=25, epochs=2, sample_weight=weight, validation_data=validation
+    )
+
+
+def test_the_state_of_batch_normalisation_moves_as_in_keras(x, y):
+    def make():
+        return classifier(hidden=[layers.BatchNormalization()])
+
+    model = assert_fits_as_keras_does(make, x, y, batch_size=25, epochs=2)
+    assert np.any(keras.ops.convert_to_numpy(model.layers[1].moving_mean) != 0)
+
+
+def test_a_model_with_several_inputs_and_outputs_trains_as_in_keras(x, y):
+    def make():
+        left, right = keras.Input((4,), name="left"), keras.Input((2,), name="right")
+        both = layers.Concatenate()([left, right])
+        start = keras.initializers.GlorotUniform(1)
+        outputs = {
+            "label": layers.Dense(3, "softmax", kernel_initializer=start, name="label")(both),
+            "mean": layers.Dense(1, kernel_initializer=start, name="mean")(both),
+        }
+        model = keras.Model([left, right], outputs)
+        model.compile("sgd", {"label": "sparse_categorical_crossentropy", "mean": "mse"})
+        return model
+
+    inputs = {"left": x[:, :4], "right": x[:, 4:]}
+    targets = {"label": y, "mean": x.mean(1, keepdims=True)}
+    assert_fits_as_keras_does(make, inputs, targets, batch_size=25, epochs=2)
+
+
+def test_a_learning_rate_schedule_is_heeded(x, y):
+    seen = Weights()
+    rates = keras.callbacks.LearningRateScheduler(lambda epoch: 0.1 if epoch == 1 else 0.0)
+    model = classifier()
+    start = weights(model)
+    history = sda.fit(model, x, y, 25, 3, verbose=0, callbacks=[rates, seen])
+    assert_same(seen.epochs[0], start)
+    assert all(np.any(a != b) for a, b in zip(seen.epochs[1], start, strict=True))
+    assert_same(seen.epochs[2], seen.epochs[1])
+    np.testing.assert_allclose(history.history["learning_rate"], [0.0, 0.1, 0.0], atol=1e-7)
+
+
+def test_a_model_may_run_eagerly(x, y):
+    eager, compiled = classifier(run_eagerly=True), classifier()
+    for model in (eager, compiled):
+        sda.fit(model, x[:10], y[:10], 5, 1, verbose=0, seed=1)
+    assert_close(weights(eager), weights(compiled))
+
+
+def test_pixels_are_scaled_in_the_step(x, y):
+    pixels = (x * 255).astype("uint8")
+    models = classifier(), classifier()
+    sda.fit(models[0], pixels, y, 25, 2, verbose=0, seed=1)
+    sda.fit(models[1], (pixels / 255).astype("float32"), y, 25, 2, verbose=0, seed=1)
+    assert_close(*map(weights, models))
+
+
+# Callbacks
+
+
+class Events(keras.callbacks.Callback):
+    """Writes down what it is told, and stops training at the event asked for."""
+
+    def __init__(self, stop_at=None):
+        super().__init__()
+        self.stop_at = stop_at
+        self.events = []
+
+    def note(self, *event):
+        self.events.append(event)
+        if event == self.stop_at:
+            self.model.stop_training = True
+
+    def on_train_begin(self, logs=None):
+        self.note("train begins", self.params["epochs"], self.params["steps"])
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.note("epoch begins", epoch)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.note("batch begins", batch)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.note("batch ends", batch)
+        assert "loss" in logs
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.note("epoch ends", epoch)
+        assert "loss" in logs
+
+    def on_train_end(self, logs=None):
+        self.note("train ends")
+        assert "loss" in logs
+
+
+@pytest.mark.parametrize("stop_at", [None, ("batch ends", 2)])
+def test_callbacks_hear_the_same_as_in_keras(x, y, stop_at):
+    ours, keras_own = Events(stop_at), Events(stop_at)
+    settings = {"batch_size": 10, "epochs": 3, "verbose": 0}
+    sda.fit(classifier(), x, y, callbacks=[ours], steps_per_execution=1, **settings)
+    classifier().fit(x, y, callbacks=[keras_own], **settings)
+    assert ours.events == keras_own.events
+    assert ours.events[0] == ("train begins", 3, 5)
+
+
+def test_batch_callbacks_hear_of_dispatches(x, y):
+    events = Events()
+    sda.fit(classifier(), x, y, 10, 1, verbose=0, callbacks=[events], steps_per_execution=2)
+    batches = [event for event in events.events if event[0].startswith("batch")]
+    assert [batch for _, batch in batches] == [0, 1, 2, 3, 4, 4]
+
+
+def test_the_history_has_one_value_an_epoch_of_every_metric(x, y, capsys):
+    model = classifier(metrics=["accuracy"])
+    history = sda.fit(model, x, y, 25, 2, verbose=0, validation_data=(x, y))
+    assert capsys.readouterr().out == ""  # verbose=0
+    assert set(history.history) == {"accuracy", "loss", "val_accuracy", "val_loss"}
+    assert all(len(values) == 2 for values in history.history.values())
+    assert model.history is history
+
+
+def test_progress_is_shown_like_that_of_keras(x, y, capsys):
+    sda.fit(classifier(), x, y, 25, 2, verbose=2)
+    shown = capsys.readouterr().out
+    assert "Epoch 1/2" in shown
+    assert "Epoch 2/2" in shown
+    assert "loss:" in shown
+
+
+# What the result depends on, and what not
+
+
+def test_the_result_does_not_depend_on_the_steps_a_dispatch(x, y):
+    def train(steps):
+        model = classifier(keras.optimizers.SGD(0.1, 0.9), dropout=0.5)
+        sda.fit(model, x, y, 5, 2, verbose=0, seed=1, steps_per_execution=steps)
+        return weights(model)
+
+    one = train(1)
+    for steps in (3, 7, 10):  # 10 are all
+        assert_same(train(steps), one)
+
+
+def test_steps_per_execution_of_compile_is_heeded(x, y, monkeypatch):
+    model = classifier()
+    # PyTorch models cannot be compiled with more than one.
+    monkeypatch.setattr(model, "steps_per_execution", 4)
+    events = Events()
+    sda.fit(model, x, y, 10, 1, verbose=0, callbacks=[events])
+    assert [event for event in events.events if event[0] == "batch begins"] == [
+        ("batch begins", 0),
+        ("batch begins", 4),
+    ]
+
+
+@pytest.mark.parametrize("source", ["array", "h5py"])
+def test_data_streamed_in_pieces_give_the_same_weights(x, y, tmp_path, monkeypatch, source):
+    resident, streamed = classifier(dropout=0.5), classifier(dropout=0.5)
+    sda.fit(resident, x, y, 10, 2, verbose=0, seed=1)
+    if source == "h5py":
+        h5py = pytest.importorskip("h5py")
+        file = h5py.File(tmp_path / "x.h5", "w")
+        x = file.create_dataset("x", data=x, chunks=(8, 6), compression="gzip")
+    monkeypatch.setattr(training, "RESIDENT_BYTES", 1000)
+    sda.fit(streamed, x, y, 10, 2, verbose=0, seed=1)
+    assert_same(weights(resident), weights(streamed))
+
+
+def test_a_run_is_a_function_of_its_seed(x, y):
+    def train(seed):
+        model = classifier(dropout=0.5)
+        sda.fit(model, x, y, 10, 2, verbose=0, seed=seed)
+        return weights(model)
+
+    first = train(seed=1)
+    assert_same(train(seed=1), first)
+    assert any(np.any(a != b) for a, b in zip(train(seed=2), first, strict=True))
+
+
+def test_examples_come_in_a_new_order_each_epoch():
+    orders = [sda.seeding.permutation(1, epoch, 50) for epoch in (0, 1, 0)]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert np.any(orders[0] != orders[1])
+    np.testing.assert_array_equal(orders[0], orders[2])
+
+
+def test_a_run_goes_on_from_its_initial_epoch(x, y):
+    whole, halves = classifier(dropout=0.5), classifier(dropout=0.5)
+    sda.fit(whole, x, y, 10, 3, verbose=0, seed=1)
+    sda.fit(halves, x, y, 10, 1, verbose=0, seed=1)
+    history = sda.fit(halves, x, y, 10, 3, verbose=0, seed=1, initial_epoch=1)
+    assert history.epoch == [1, 2]
+    assert_same(weights(whole), weights(halves))
+
+
+def test_the_data_are_left_as_they_are(x, y):
+    for array in (x, y):
+        array.setflags(write=False)
+    before = x.copy(), y.copy()
+    sda.fit(classifier(dropout=0.5), x, y, 10, 1, verbose=0)
+    assert_same((x, y), before)
+
+
+# Errors
+
+
+def spoiled(array, value):
+    array = array.astype("float32")
+    array.flat[7] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y: {"x": x[:, :5]}, r"`x` of shape \(None, 6\).*\(50, 5\)"),
+        (lambda x, y: {"x": x[:, :, None]}, r"`x` of shape \(None, 6\).*\(50, 6, 1\)"),
+        (lambda x, y: {"x": x[:0], "y": y[:0]}, r"`x` to hold at least one example"),
+        (lambda x, y: {"x": x.astype(str)}, "`x` to hold numbers"),
+        (lambda x, y: {"x": spoiled(x, np.nan)}, "`x` to hold finite values.*nan in row 1"),
+        (lambda x, y: {"x": spoiled(x, np.inf)}, "`x` to hold finite values.*inf in row 1"),
+        (lambda x, y: {"y": spoiled(y, np.nan)}, "`y` to hold finite values.*nan in row 7"),
+        (lambda x, y: {"y": spoiled(y, 3)}, "`y` to hold labels from 0 to 2.*3"),
+        (lambda x, y: {"y": spoiled(y, -1)}, "`y` to hold labels from 0 to 2.*-1"),
+        (lambda x, y: {"y": spoiled(y, 0.5)}, "`y` to hold labels from 0 to 2.*0.5"),
+        (lambda x, y: {"y": y[:49]}, "`y` to have 50 examples.*49 examples"),
+        (lambda x, y: {"sample_weight": np.ones(49)}, "`sample_weight` to have 50 examples"),
+        (lambda x, y: {"batch_size": 0}, "`batch_size` to be an integer, at least 1.*=0"),
+        (lambda x, y: {"batch_size": 2.5}, "`batch_size` to be an integer"),
+        (lambda x, y: {"epochs": -1}, "`epochs` to be an integer"),
+        (lambda x, y: {"initial_epoch": -1}, "`initial_epoch` to be an integer, at least 0"),
+        (lambda x, y: {"steps_per_execution": 0}, "`steps_per_execution` to be an integer"),
+        (lambda x, y: {"seed": -1}, "`seed` to be a non-negative integer"),
+        (lambda x, y: {"validation_data": x}, r"`validation_data` to be \(x, y\)"),
+        (lambda x, y: {"validation_data": (x[:, :5], y)}, r"`validation_data\[0\]` of shape"),
+        (lambda x, y: {"validation_data": (x, y + 1)}, r"`validation_data\[1\]` to hold labels"),
+    ],
+)
+def test_bad_data_and_settings_are_refused_before_anything_changes(x, y, change, message):
+    model = classifier("adam", dropout=0.5)
+    before = weights(model), [keras.ops.convert_to_numpy(v) for v in model.variables]
+    arguments = {"x": x, "y": y, "batch_size": 10, "verbose": 0, **change(x, y)}
+    with pytest.raises(ValueError, match=message):
+        sda.fit(model, **arguments)
+    assert_same(weights(model), before[0])
+    assert_same([keras.ops.convert_to_numpy(v) for v in model.variables], before[1])
+    assert int(model.optimizer.iterations) == 0
+
+
+@pytest.mark.parametrize("make", [lambda: keras.Sequential([layers.Dense(3)]), lambda: "model"])
+def test_a_model_that_is_not_compiled_is_refused(x, y, make):
+    with pytest.raises(ValueError, match=r"`model` to be a compiled keras\.Model"):
+        sda.fit(make(), x, y)

@@ -1,0 +1,168 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+from gradients import central_differences, gradient
+from keras import ops
+
+import sda
+from sda.losses import CrossEntropy, SquaredError
+
+RNG = np.random.default_rng(0)
+X = RNG.uniform(size=(5, 4))
+LOGITS = RNG.normal(size=(5, 4)) * 3
+SELECTED = RNG.uniform(size=(5, 4)) < 0.4
+
+
+def cross_entropy(x, a):
+    """The formula as printed, ℓ = -x log σ(a) - (1 - x) log(1 - σ(a)), in float64."""
+    mean = 1 / (1 + np.exp(-a))
+    return -x * np.log(mean) - (1 - x) * np.log(1 - mean)
+
+
+def squared_error(x, z):
+    return (x - z) ** 2
+
+
+LOSSES = {"cross-entropy": (CrossEntropy, cross_entropy), "squared": (SquaredError, squared_error)}
+both_losses = pytest.mark.parametrize(("loss", "formula"), LOSSES.values(), ids=LOSSES)
+
+
+def single(array):
+    return ops.convert_to_tensor(np.asarray(array, "float32"))
+
+
+@both_losses
+def test_value_is_the_sum_over_features_and_the_mean_over_the_batch(loss, formula):
+    expected = formula(X, LOGITS).sum(axis=1)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(loss().call(single(X), single(LOGITS))), expected, rtol=1e-5
+    )
+    assert float(loss()(X, LOGITS)) == pytest.approx(expected.mean(), rel=1e-5)
+
+
+@both_losses
+def test_features_of_all_axes_are_summed(loss, formula):
+    shape = (5, 2, 2)
+    flat, deep = loss()(X, LOGITS), loss()(X.reshape(shape), LOGITS.reshape(shape))
+    assert float(deep) == pytest.approx(float(flat), rel=1e-6)
+
+
+@both_losses
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 1.0), (1.0, 0.5), (1.0, 0.0), (0.3, 2.0)])
+def test_gradient_is_that_of_the_formula(loss, formula, alpha, beta):
+    weights = np.where(SELECTED, alpha, beta)
+    expected = central_differences(
+        lambda z: (weights * formula(X, z)).sum(axis=1).mean(), LOGITS.copy()
+    )
+    loss = loss(alpha, beta)
+    slope = gradient(
+        lambda z: ops.mean(loss.call(single(X), z, ops.convert_to_tensor(SELECTED))), single(LOGITS)
+    )
+    np.testing.assert_allclose(slope, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("logit", [-90.0, 0.0, 90.0])
+@pytest.mark.parametrize("x", [0.0, 0.25, 1.0])
+def test_cross_entropy_is_right_at_any_logit(logit, x):
+    loss = CrossEntropy()
+    # log(1 + exp(a)) is max(a, 0) + log1p(exp(-|a|)).
+    value = max(logit, 0) + np.log1p(np.exp(-abs(logit))) - x * logit
+    assert float(loss([[x]], [[logit]])) == pytest.approx(value, rel=1e-6, abs=1e-30)
+    slope = gradient(lambda a: loss(single([[x]]), a), single([[logit]]))
+    np.testing.assert_allclose(slope, [[1 / (1 + np.exp(-logit)) - x]], rtol=1e-6, atol=1e-30)
+
+
+@both_losses
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 0.5), (1.0, 0.0), (0.0, 1.0), (3.0, 3.0)])
+def test_emphasis_weighs_selected_features_by_alpha_and_others_by_beta(loss, formula, alpha, beta):
+    values = formula(X, LOGITS)
+    expected = [
+        sum((alpha if s else beta) * v for v, s in zip(*row, strict=True))
+        for row in zip(values, SELECTED, strict=True)
+    ]
+    loss = loss(alpha, beta)
+    assert loss.emphasised == (alpha != beta)
+    actual = loss.call(single(X), single(LOGITS), ops.convert_to_tensor(SELECTED))
+    np.testing.assert_allclose(ops.convert_to_numpy(actual), expected, rtol=1e-5)
+
+
+@both_losses
+def test_without_a_selection_every_feature_weighs_1(loss, formula):
+    plain = formula(X, LOGITS).sum(axis=1).mean()
+    assert float(loss(alpha=5.0, beta=0.5)(X, LOGITS)) == pytest.approx(plain, rel=1e-5)
+
+
+@both_losses
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_inputs_are_summed_in_float32(loss, formula, dtype):
+    # Halves of 1: exact in either dtype, but their sum over 4097 features is not.
+    x = ops.cast(np.zeros((1, 4097)), dtype)
+    z = ops.cast(np.full((1, 4097), 0.5), dtype)
+    value = loss().call(x, z)
+    assert keras.backend.standardize_dtype(value.dtype) == "float32"
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(value), 4097 * formula(0.0, 0.5), rtol=1e-5
+    )  # fmt: skip
+    assert float(loss()(x, z)) == pytest.approx(4097 * formula(0.0, 0.5), rel=1e-5)
+
+
+@both_losses
+def test_config_round_trip(loss, formula):
+    original = loss(alpha=0.7, beta=0.2, name="mine", reduction="sum")
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(original)))
+    assert config["registered_name"] == f"sda>{loss.__name__}"
+    copied = keras.saving.deserialize_keras_object(config)
+    assert type(copied) is loss
+    assert copied.get_config() == original.get_config()
+    assert (copied.alpha, copied.beta, copied.name) == (0.7, 0.2, "mine")
+    assert float(copied(X, LOGITS)) == pytest.approx(formula(X, LOGITS).sum(), rel=1e-5)
+
+
+@both_losses
+def test_losses_train_a_plain_keras_model(loss, formula):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4)])
+    model.compile("sgd", loss())
+    before = formula(X, ops.convert_to_numpy(model(X)).astype("float64")).sum(axis=1).mean()
+    history = model.fit(X, X, batch_size=5, epochs=2, verbose=0).history["loss"]
+    assert history[0] == pytest.approx(before, rel=1e-4)
+    assert history[1] < history[0]
+
+
+def test_get_knows_our_names_and_keras():
+    assert type(sda.losses.get("cross_entropy")) is CrossEntropy
+    assert type(sda.losses.get("squared_error")) is SquaredError
+    mine = CrossEntropy(1.0, 0.5)
+    assert sda.losses.get(mine) is mine
+    config = keras.saving.serialize_keras_object(mine)
+    assert sda.losses.get(config).get_config() == mine.get_config()
+    assert isinstance(sda.losses.get(keras.losses.Huber()), keras.losses.Huber)
+    assert float(ops.mean(sda.losses.get("mse")(X, LOGITS))) == pytest.approx(
+        ((X - LOGITS) ** 2).mean(), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("identifier", [None, "cross entropy", 3])
+def test_get_refuses(identifier):
+    with pytest.raises(
+        ValueError, match=r"Expected `loss` to be one of .*Received: loss="
+    ) as error:
+        sda.losses.get(identifier)
+    assert "cross_entropy" in str(error.value)
+    assert repr(identifier) in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["alpha", "beta"])
+@pytest.mark.parametrize("value", [-0.1, float("inf"), float("nan"), "1", None, True])
+@both_losses
+def test_bad_weights(loss, formula, key, value):
+    with pytest.raises(ValueError, match=rf"Expected `{key}` to be .*Received: {key}=") as error:
+        loss(**{key: value})
+    assert repr(value) in str(error.value)
+
+
+@both_losses
+def test_weights_that_leave_nothing(loss, formula):
+    with pytest.raises(ValueError, match=r"Expected `alpha` or `beta` above 0\. Received: alpha=0"):
+        loss(alpha=0.0, beta=0.0)
