@@ -40,7 +40,9 @@ class Corruption(keras.layers.Layer):
     def __init__(self, seed=None, **kwargs):
         super().__init__(**kwargs)
         self.seed = check_seed(seed)
-        self.seed_generator = keras.random.SeedGenerator(self.seed)
+        # PyTorch takes no seeds from 2³¹ up: those are hashed.
+        fits = self.seed is None or self.seed < 2**31
+        self.seed_generator = keras.random.SeedGenerator(self.seed if fits else spawn(self.seed))
         self.supports_masking = True
 
     def corrupt(self, x):

@@ -213,6 +213,15 @@ def test_same_seed_repeats_and_another_differs(make):
     assert not np.array_equal(draws[0], noisy(make(2), X))
 
 
+@pytest.mark.parametrize("seed", [2**31, 2**32, 2**70])
+def test_seeds_of_any_size(seed):
+    noise = sda.MaskingNoise(0.5, seed=seed)
+    assert noise.seed == seed
+    draw = noisy(noise, X)
+    np.testing.assert_array_equal(draw, noisy(sda.MaskingNoise(0.5, seed=seed), X))
+    assert not np.array_equal(draw, noisy(sda.MaskingNoise(0.5, seed=seed + 1), X))
+
+
 @all_noises
 def test_unseeded_layers_differ(make):
     assert not np.array_equal(noisy(make(None), X), noisy(make(None), X))

@@ -249,7 +249,7 @@ def test_a_classifier_has_the_activations_that_were_pretrained(x):
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("outputs", [0, -1, 2.5, "3", True, None])
 def test_a_number_of_outputs_below_one_is_refused(stack, head, outputs):
-    with pytest.raises(ValueError, match="`num_.*` to be an integer, at least 1"):
+    with pytest.raises(ValueError, match=r"`num_\w+` to be an integer, at least 1"):
         getattr(stack, head)(outputs)
 
 

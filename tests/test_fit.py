@@ -264,6 +264,35 @@ def test_data_streamed_in_pieces_give_the_same_weights(x, y, tmp_path, monkeypat
     assert_same(weights(resident), weights(streamed))
 
 
+class Batches(keras.utils.PyDataset):
+    def __init__(self, *arrays):
+        super().__init__()
+        self.arrays = arrays
+
+    @property
+    def num_batches(self):
+        return 8
+
+    def __getitem__(self, i):
+        return tuple(array[7 * i : 7 * (i + 1)] for array in self.arrays)
+
+
+def test_a_dataset_of_batches_gives_the_weights_and_logs_that_arrays_give(x, y):
+    weight = np.linspace(0, 2, 50, dtype="float32")
+    arrays, batches = classifier(), classifier()
+    histories = [
+        sda.fit(
+            arrays, x, y, 25, sample_weight=weight, validation_data=(x, y), verbose=0, seed=1
+        ),
+        sda.fit(
+            batches, Batches(x, y, weight), batch_size=25, validation_data=Batches(x, y),
+            verbose=0, seed=1,
+        ),
+    ]  # fmt: skip
+    assert_same(weights(arrays), weights(batches))
+    assert histories[0].history == histories[1].history
+
+
 def test_a_run_is_a_function_of_its_seed(x, y):
     def train(seed):
         model = classifier(dropout=0.5)
