@@ -21,10 +21,10 @@ class Recipe:
 
     units: tuple = (1000, 1000, 1000)
     corruption: tuple = (0.1, 0.2, 0.3)
-    pretraining_epochs: int = 10
+    pretraining_epochs: int = 8
     pretraining_batch_size: int = 100
     pretraining_rate: float = 0.1
-    finetuning_epochs: int = 10
+    finetuning_epochs: int = 12
     finetuning_batch_size: int = 20
     finetuning_rate: float = 1.0
 
