@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.*
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-all test-tensorflow test-jax test-torch lint notebooks clean
+.PHONY: demo test test-all test-tensorflow test-jax test-torch lint notebooks notebooks-check clean
 
 demo: $(VENV)/.demo
 	$(RUN) -m experiments.demo
@@ -33,7 +33,11 @@ lint: $(VENV)/.test
 
 # Run the percent scripts and write the .ipynb files from what they show.
 notebooks: $(VENV)/.test
-	$(RUN) -m notebooks.generate
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) -m notebooks.generate
+
+# Run them and write nothing.
+notebooks-check: $(VENV)/.test
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) -m notebooks.generate --check
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

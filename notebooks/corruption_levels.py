@@ -36,6 +36,8 @@ from sklearn.linear_model import LogisticRegression
 
 import sda
 
+plt.rcParams["figure.dpi"] = 72
+
 (x_train, y_train), (x_test, y_test) = sda.datasets.load("mnist_5k")
 print(f"{len(x_train)} training and {len(x_test)} test images of {x_train.shape[1]} pixels")
 
@@ -47,7 +49,7 @@ print(f"{len(x_train)} training and {len(x_test)} test images of {x_train.shape[
 
 # %%
 levels = [0.0, 0.1, 0.3, 0.5, 0.75]
-digits = x_test[::100]
+digits = x_test[:10]
 
 figure, axes = plt.subplots(len(levels), 1, figsize=(5.5, 3.1), layout="constrained")
 for level, axis in zip(levels, axes, strict=True):
@@ -88,10 +90,10 @@ for level in levels:
 # pieces of digits.
 
 # %%
-figure, axes = plt.subplots(1, len(levels), figsize=(10, 2.2), layout="constrained")
+figure, axes = plt.subplots(1, len(levels), figsize=(10.2, 2.3), layout="constrained")
 for (level, stack), axis in zip(stacks.items(), axes, strict=True):
     kernel = stack.autoencoders[0].encoder.kernel
-    axis.imshow(sda.plotting.filter_tiles(kernel, (28, 28), tile_shape=(6, 6)), cmap="gray")
+    axis.imshow(sda.plotting.filter_tiles(kernel, (28, 28), tile_shape=(5, 5)), cmap="gray")
     axis.set_title(f"corruption {level:.0%}")
     axis.axis("off")
 
@@ -153,7 +155,7 @@ figure, axis = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
 axis.plot([100 * level for level in levels], errors, "o-", label="codes")
 axis.axhline(pixels, color="grey", linestyle="--", label="pixels")
 axis.set(xlabel="corruption in training (%)", ylabel="test error of the probe (%)")
-axis.set_ylim(0)
+axis.set_ylim(0, 15)
 axis.legend()
 for level, error in zip(levels, errors, strict=True):
     print(f"corruption {level:4.0%}: {error:4.1f} % error")

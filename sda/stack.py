@@ -342,6 +342,7 @@ class StackedDenoisingAutoencoder(keras.Model):
         return layer % depth
 
     def _in_pieces(self, function, x, batch_size):
+        check_count(batch_size, "batch_size")
         shape = tuple(np.shape(x))
         if not self.built:
             self.build(shape)

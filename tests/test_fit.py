@@ -378,3 +378,31 @@ def test_bad_data_and_settings_are_refused_before_anything_changes(x, y, change,
 def test_a_model_that_is_not_compiled_is_refused(x, y, make):
     with pytest.raises(ValueError, match=r"`model` to be a compiled keras\.Model"):
         sda.fit(make(), x, y)
+
+
+def test_a_softmax_that_is_very_wrong_keeps_its_gradient():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, "softmax")])
+    model.layers[0].set_weights([np.zeros((2, 2)), np.array([40.0, 0.0])])
+    model.compile(keras.optimizers.SGD(1.0), "sparse_categorical_crossentropy")
+    before = keras.config.epsilon()
+    sda.fit(model, np.zeros((4, 2)), np.ones(4, "int64"), batch_size=4, verbose=0)
+    # The gradient at p = e⁻⁴⁰ is that of p = 0: (1, -1).
+    np.testing.assert_allclose(model.layers[0].get_weights()[1], [39.0, 1.0], atol=1e-5)
+    assert keras.config.epsilon() == before
+
+
+def test_validation_calls_the_test_callbacks():
+    calls = []
+
+    class Recorder(keras.callbacks.Callback):
+        def on_test_begin(self, logs=None):
+            calls.append("begin")
+
+        def on_test_end(self, logs=None):
+            calls.append(sorted(logs))
+
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", metrics=["mae"])
+    x, y = np.zeros((4, 2)), np.zeros((4, 1))
+    sda.fit(model, x, y, validation_data=(x, y), callbacks=[Recorder()], epochs=2, verbose=0)
+    assert calls == ["begin", ["loss", "mae"]] * 2

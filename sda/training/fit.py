@@ -172,7 +172,10 @@ class Trainer:
                 if model.stop_training:
                     break
             if evaluate is not None:
-                logs = {**logs, **{f"val_{k}": v for k, v in evaluate().items()}}
+                callbacks.on_test_begin()
+                scores = evaluate()
+                callbacks.on_test_end(scores)
+                logs = {**logs, **{f"val_{name}": score for name, score in scores.items()}}
             callbacks.on_epoch_end(epoch, logs)
             if model.stop_training:
                 break

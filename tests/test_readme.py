@@ -1,0 +1,26 @@
+"""The example of the README, run as it stands on a few digits."""
+
+import pathlib
+import re
+
+import keras
+import numpy as np
+
+import sda
+
+README = pathlib.Path(__file__).parents[1] / "README.md"
+
+
+def test_the_example_runs(monkeypatch, tmp_path):
+    generator = np.random.default_rng(1)
+
+    def few(rows):
+        return generator.random((rows, 784)).astype("float32"), generator.integers(10, size=rows)
+
+    monkeypatch.setattr(sda.datasets, "load", lambda name: (few(40), few(20)))
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    exec(example, names)
+    assert names["classifier"].layers[0] is names["stack"].autoencoders[0].encoder
+    assert keras.models.load_model("classifier.keras").output_shape == (None, 10)
