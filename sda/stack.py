@@ -168,10 +168,7 @@ class StackedDenoisingAutoencoder(keras.Model):
         self.example_shape = tuple(input_shape[1:])
 
     def call(self, x):
-        x = self.prepare(x)
-        for autoencoder in self.autoencoders:
-            x = autoencoder.encode(x)
-        return x
+        return self._up(self.prepare(x), len(self.autoencoders))
 
     def compute_output_shape(self, input_shape):
         shape = tuple(input_shape)
@@ -194,15 +191,8 @@ class StackedDenoisingAutoencoder(keras.Model):
         Raises:
             ValueError: If there is no such layer, or `x` has the wrong shape.
         """
-        up = self.autoencoders[: self._index(layer) + 1]
-
-        def encode(rows):
-            rows = self.prepare(rows)
-            for autoencoder in up:
-                rows = autoencoder.encode(rows)
-            return rows
-
-        return self._in_pieces(encode, x, batch_size)
+        depth = self._index(layer) + 1
+        return self._in_pieces(lambda rows: self._up(self.prepare(rows), depth), x, batch_size)
 
     def reconstruct(self, x, layer=-1, batch_size=1024):
         """Return the input rebuilt from its code: up to `layer` and down again, without noise.
@@ -218,13 +208,11 @@ class StackedDenoisingAutoencoder(keras.Model):
         Raises:
             ValueError: If there is no such layer, or `x` has the wrong shape.
         """
-        path = self.autoencoders[: self._index(layer) + 1]
+        depth = self._index(layer) + 1
 
         def reconstruct(rows):
-            rows = self.prepare(rows)
-            for autoencoder in path:
-                rows = autoencoder.encode(rows)
-            for autoencoder in reversed(path):
+            rows = self._up(self.prepare(rows), depth)
+            for autoencoder in reversed(self.autoencoders[:depth]):
                 rows = autoencoder.decode(rows)
             return rows
 
@@ -251,18 +239,13 @@ class StackedDenoisingAutoencoder(keras.Model):
         """
         check_count(steps, "steps")
         generator = np.random.default_rng(check_seed(seed))
+        depth = len(self.autoencoders)
         for step in range(steps):
-            codes = self.encode(x) if step == 0 else self._encode_visible(x)
-            for k in reversed(range(len(self.autoencoders))):
-                means = ops.convert_to_numpy(self.autoencoders[k].decode(codes))
-                draws_here = k > 0 and (
-                    self.autoencoders[k].decoder_activation is keras.activations.sigmoid
-                )
-                codes = (
-                    (generator.random(means.shape) < means).astype(means.dtype)
-                    if draws_here
-                    else means
-                )
+            codes = self.encode(x) if step == 0 else self._up(x, depth)
+            for k, autoencoder in reversed(list(enumerate(self.autoencoders))):
+                codes = ops.convert_to_numpy(autoencoder.decode(codes))
+                if k > 0 and autoencoder.decoder_activation is keras.activations.sigmoid:
+                    codes = (generator.random(codes.shape) < codes).astype(codes.dtype)
             x = codes
         return x
 
@@ -327,8 +310,9 @@ class StackedDenoisingAutoencoder(keras.Model):
             x = layer(x, training=False)
         return x
 
-    def _encode_visible(self, x):
-        for autoencoder in self.autoencoders:
+    def _up(self, x, depth):
+        """Return the codes of the first `depth` dAs, one above the other."""
+        for autoencoder in self.autoencoders[:depth]:
             x = autoencoder.encode(x)
         return x
 

@@ -40,8 +40,8 @@ class Driver:
         key = (step.__name__, batches.shape[1])
         if key not in self._functions:
             specs = [tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype) for leaf in leaves]
-            # A concrete function: TensorFlow would take the loops of several models, which come from
-            # this one line, for one function that is traced too often, and warn.
+            # A concrete function: TensorFlow would take the loops of several models, which come
+            # from this one line, for one function that is traced too often, and warn.
             self._functions[key] = tf.function(
                 loop,
                 input_signature=[specs, tf.TensorSpec([None, batches.shape[1]], batches.dtype)],
