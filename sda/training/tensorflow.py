@@ -1,5 +1,8 @@
 """Many training steps a dispatch on TensorFlow: one graph with a loop over an index matrix."""
 
+import contextlib
+
+import keras
 import tensorflow as tf
 from keras import tree
 
@@ -42,11 +45,13 @@ class Driver:
             specs = [tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype) for leaf in leaves]
             # A concrete function: TensorFlow would take the loops of several models, which come
             # from this one line, for one function that is traced too often, and warn.
-            self._functions[key] = tf.function(
+            function = tf.function(
                 loop,
                 input_signature=[specs, tf.TensorSpec([None, batches.shape[1]], batches.dtype)],
                 jit_compile=self.model.jit_compile,
-            ).get_concrete_function()
+            )
+            with _one_pass_sgd(self.model.optimizer):
+                self._functions[key] = function.get_concrete_function()
         self._functions[key](leaves, batches)
 
 
@@ -54,3 +59,30 @@ def _like(data, leaves):
     """Return `leaves` in the structure of `data`, None where it has None."""
     rest = iter(leaves)
     return tree.map_structure(lambda a: None if a is None else next(rest), data)
+
+
+@contextlib.contextmanager
+def _one_pass_sgd(optimizer):
+    """While a step is traced, let plain SGD update a variable by one kernel, W ← W - rate·g.
+
+    Keras multiplies and subtracts: the same numbers, in two passes over the weights and one over a
+    temporary as large. At the batch sizes of this field that is much of a step.
+    """
+    if type(optimizer) is not keras.optimizers.SGD or optimizer.momentum:
+        yield
+        return
+
+    def update_step(gradient, variable, learning_rate):
+        if isinstance(variable, keras.Variable):
+            variable = variable.value
+        tf.raw_ops.ResourceApplyGradientDescent(
+            var=variable.handle,
+            alpha=tf.cast(learning_rate, variable.dtype),
+            delta=tf.cast(gradient, variable.dtype),
+        )
+
+    optimizer.update_step = update_step
+    try:
+        yield
+    finally:
+        del optimizer.update_step
