@@ -10,6 +10,7 @@ import dataclasses
 import pathlib
 
 import keras
+import numpy as np
 
 import sda
 from experiments.record import circumstances, timed, write_json
@@ -21,9 +22,9 @@ class Recipe:
 
     units: tuple = (1000, 1000, 1000)
     corruption: tuple = (0.1, 0.2, 0.3)
-    pretraining_epochs: int = 8
+    pretraining_epochs: tuple = (10, 6, 6)
     pretraining_batch_size: int = 100
-    pretraining_rate: float = 0.1
+    pretraining_rate: float = 0.3
     finetuning_epochs: int = 12
     finetuning_batch_size: int = 20
     finetuning_rate: float = 1.0
@@ -32,9 +33,9 @@ class Recipe:
 RECIPES = {
     "mnist": Recipe(),
     "mnist_5k": Recipe(
-        pretraining_epochs=20,
+        pretraining_epochs=(40, 20, 20),
         pretraining_batch_size=20,
-        pretraining_rate=0.05,
+        pretraining_rate=0.1,
         finetuning_epochs=20,
         finetuning_rate=0.5,
     ),
@@ -77,10 +78,16 @@ def finetune(model, recipe, data, seed, verbose):
     return errors, history
 
 
-def pictures(stack, histories, x, out):
-    """Save the filters of the first layer, some reconstructions, and the learning curves."""
+def pictures(stack, histories, start, x, out):
+    """Save filters of the first layer, some reconstructions, and the learning curves.
+
+    Of the filters, those that moved furthest from `start`, the random kernel: of 1,000 units at
+    little noise many keep their random speckle.
+    """
     first = stack.autoencoders[0]
-    filters = sda.plotting.filter_tiles(first.encoder.kernel, (28, 28))
+    kernel = keras.ops.convert_to_numpy(first.encoder.kernel)
+    furthest = np.argsort(-np.linalg.norm(kernel - start, axis=0))
+    filters = sda.plotting.filter_tiles(kernel[:, furthest], (28, 28))
     sda.plotting.save_png(filters, out / "filters.png", zoom=2)
     corrupted = first.corruption.copy(seed=0)(x, training=True)
     rows = sda.plotting.reconstructions(
@@ -106,7 +113,7 @@ def run(out, seed=1, recipe=None, digits=None, verbose="auto"):
     pretrainer = sda.GreedyPretrainer(
         stack,
         keras.optimizers.SGD(recipe.pretraining_rate),
-        epochs=recipe.pretraining_epochs,
+        epochs=list(recipe.pretraining_epochs),
         batch_size=recipe.pretraining_batch_size,
         seed=seed,
     )
@@ -116,6 +123,8 @@ def run(out, seed=1, recipe=None, digits=None, verbose="auto"):
     # The same initial weights and the same budget, without pretraining.
     scratch = sda.StackedDenoisingAutoencoder(recipe.units, list(recipe.corruption), seed=seed)
     scratch.build((None, x.shape[1]))
+    # A copy: on PyTorch the array is the weights themselves.
+    start = np.array(keras.ops.convert_to_numpy(scratch.autoencoders[0].encoder.kernel))
     classifiers = {
         "pretrained": stack.classifier(10, copy=True),
         "random_init": scratch.classifier(10),
@@ -127,7 +136,7 @@ def run(out, seed=1, recipe=None, digits=None, verbose="auto"):
             errors[name], finetuning[name] = finetune(model, recipe, data, seed, verbose)
 
     layers = {f"layer {k + 1}": history for k, history in enumerate(pretraining)}
-    pictures(stack, (layers, finetuning), test[0][:10], out)
+    pictures(stack, (layers, finetuning), start, test[0][:10], out)
     stack.save(out / "stack.keras")
     classifiers["pretrained"].save(out / "classifier.keras")
     metrics = {

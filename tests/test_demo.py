@@ -11,7 +11,7 @@ from experiments import demo
 
 TINY = demo.Recipe(
     units=(12, 8, 6),
-    pretraining_epochs=1,
+    pretraining_epochs=(1, 1, 1),
     finetuning_epochs=2,
 )
 PICTURES = ["filters", "reconstructions", "pretraining_curves", "finetuning_curves"]

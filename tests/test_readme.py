@@ -1,5 +1,6 @@
 """The example of the README, run as it stands on a few digits."""
 
+import json
 import pathlib
 import re
 
@@ -24,3 +25,12 @@ def test_the_example_runs(monkeypatch, tmp_path):
     exec(example, names)
     assert names["classifier"].layers[0] is names["stack"].autoencoders[0].encoder
     assert keras.models.load_model("classifier.keras").output_shape == (None, 10)
+
+
+def test_the_errors_are_those_of_the_recorded_run():
+    record = README.parent / "experiments" / "results" / "demo" / "metrics.json"
+    metrics = json.loads(record.read_text())
+    for name in ("pretrained", "random_init"):
+        errors = metrics[name]
+        row = f"| {errors['validation_error']:.2f} % | {errors['test_error']:.2f} % |"
+        assert row in README.read_text()

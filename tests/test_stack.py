@@ -441,7 +441,9 @@ def test_initial_weights_are_a_function_of_the_seed():
 
 
 @pytest.mark.parametrize(
-    "initializer", [None, "glorot_uniform", keras.initializers.HeNormal()], ids=str
+    "initializer",
+    [None, "glorot_uniform", keras.initializers.HeNormal()],
+    ids=["default", "name", "instance"],
 )
 @pytest.mark.parametrize("seed", [1, None])
 def test_layers_of_one_shape_start_from_different_weights(seed, initializer):
