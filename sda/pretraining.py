@@ -12,6 +12,7 @@ from sda import losses
 from sda.checks import check_count
 from sda.seeding import check_seed, fresh_seed, spawn
 from sda.stack import StackedDenoisingAutoencoder, on_arrays, per_layer
+from sda.training.chain import denoising_chain
 from sda.training.fit import Evaluator, Trainer
 from sda.training.rows import as_rows, check_finite, pieces
 
@@ -216,6 +217,15 @@ class Denoising(keras.Model):
     def build(self, input_shape):
         if not self.autoencoder.built:
             self.autoencoder.build(input_shape)
+
+    def chain(self):
+        """Return the `sda.training.chain.Chain` that this is, or None."""
+        dA = self.autoencoder
+        if type(self) is not Denoising or not dA.tied or dA.code_layers:
+            return None
+        return denoising_chain(
+            dA.encoder, dA.visible_bias, dA.decoder_activation, dA.corruption, self.loss_fn
+        )
 
     def call(self, x, training=None):
         selected = None

@@ -1,9 +1,18 @@
-"""Many training steps a dispatch on PyTorch: a plain loop over data that stays on the device."""
+"""Many training steps a dispatch on PyTorch: a plain loop over data that stays on the device.
 
+Keras's own Python is most of a step here. A model that is a plain chain of layers therefore takes
+its steps on the raw tensors: in place, in arrays that are made once, with the gradient written out.
+Any other model takes them through its `train_step`.
+"""
+
+import keras
 import torch
 from keras import ops, tree
 
-from sda.training.rows import batch
+from sda.corruption import MaskingNoise
+from sda.losses import CrossEntropy
+from sda.training.chain import find_chain
+from sda.training.rows import batch, scale_pixels
 
 
 class Driver:
@@ -11,6 +20,8 @@ class Driver:
 
     def __init__(self, model):
         self.model = model
+        self.chain = find_chain(model)
+        self._chain_steps = {}
 
     def put(self, array):
         """Return `array` on the device."""
@@ -18,16 +29,317 @@ class Driver:
 
     def train(self, data, batches, steps):
         """Take one step on each of the first `steps` rows of indices in `batches`."""
-        self._run(self.model.train_step, data, batches, steps)
+        batches = ops.convert_to_tensor(batches[:steps], "int64")
+        x, y, weight = (*data, None, None)[:3]
+        if self.chain is None or weight is not None or (y is not None and y.ndim != 1):
+            return self._run(self.model.train_step, data, batches)
+        size = batches.shape[1]
+        if size not in self._chain_steps:
+            self._chain_steps[size] = ChainSteps(self.chain, self.model, size)
+        self._chain_steps[size].run(x, y, batches)
 
     def test(self, data, batches, steps):
         """Update the metrics on the same rows, without training."""
         with torch.no_grad():
-            self._run(self.model.test_step, data, batches, steps)
+            batches = ops.convert_to_tensor(batches[:steps], "int64")
+            self._run(self.model.test_step, data, batches)
 
-    def _run(self, step, data, batches, steps):
-        for rows in ops.convert_to_tensor(batches[:steps], "int64"):
+    def _run(self, step, data, batches):
+        for rows in batches:
             gathered = tree.map_structure(
                 lambda a, rows=rows: None if a is None else a.index_select(0, rows), data
             )
             step(batch(gathered))
+
+
+class ChainSteps:
+    """Steps of a `Chain` on batches of one size.
+
+    With h the inputs of a layer, a its pre-activations and δ = ∂L/∂a, the gradient of its kernel is
+    hᵀ δ, or δᵀ h where the kernel is transposed. The one kernel of a tied dA gets both from one
+    product of the joined rows, [x̃; δ]ᵀ [δʸ; y].
+
+    Args:
+        chain: A `Chain`.
+        model: The compiled model that it was found in.
+        size: Integer, the rows of a batch.
+    """
+
+    def __init__(self, chain, model, size):
+        self.chain, self.model, self.size = chain, model, size
+        self.kernels = [_raw(layer.kernel) for layer in chain.layers]
+        self.biases = [_raw(layer.bias) for layer in chain.layers]
+        # y = h W + b for all, with W a view.
+        self.maps = [
+            w.T if layer.transposed else w
+            for w, layer in zip(self.kernels, chain.layers, strict=True)
+        ]
+        self._make_arrays()
+        draws = {}
+        self.noise = chain.corruption and _noise(chain.corruption, draws)
+        self.dropouts = [
+            layer.dropout and Dropout(layer.dropout, draws) for layer in chain.layers
+        ]
+        self.draws = list(draws.values())
+        self.update = _update(model, self.products, list(zip(self.biases, self.deltas, strict=True)))
+
+    def _make_arrays(self):
+        def empty(rows, width):
+            return torch.empty(rows, width, device=self.biases[0].device)
+
+        size, widths = self.size, [len(self.maps[0]), *(len(b) for b in self.biases)]
+        self.clean = empty(size, widths[0])
+        if self.chain.layers[-1].transposed:
+            left, right = empty(2 * size, widths[0]), empty(2 * size, widths[1])
+            self.inputs, self.deltas = [left[:size], right[size:]], [right[:size], left[size:]]
+            self.products = [(self.kernels[0], left, right)]
+        else:
+            self.inputs = [empty(size, n) for n in widths[:-1]]
+            self.deltas = [empty(size, n) for n in widths[1:]]
+            self.products = list(zip(self.kernels, self.inputs, self.deltas, strict=True))
+        # A code is written where the next layer reads it, unless dropout comes between.
+        self.codes = [
+            empty(size, len(code[0])) if layer.dropout else code
+            for code, layer in zip(self.inputs[1:], self.chain.layers[1:], strict=True)
+        ] + [empty(size, widths[-1])]
+
+    @torch.no_grad()
+    def run(self, x, y, batches):
+        """Take one step on each row of indices."""
+        for draw in self.draws:
+            draw.begin()
+        loss_sum = _raw(self.model.metrics[0].variables[0])
+        self.update.begin()
+        for rows in batches:
+            loss_sum.add_(self._step(x, y, rows))
+        self.model.metrics[0].variables[1].assign_add(float(batches.numel()))
+        self.update.end(len(batches))
+        for draw in self.draws:
+            draw.end()
+
+    def _step(self, x, y, rows):
+        """Take one step; return the loss summed over the batch."""
+        clean = self.clean
+        if x.dtype == clean.dtype:
+            torch.index_select(x, 0, rows, out=clean)
+        else:
+            clean.copy_(scale_pixels(x.index_select(0, rows)))
+        selected = None
+        if self.noise:
+            selected = self.noise(clean, self.inputs[0])
+        elif not self.dropouts[0]:
+            self.inputs[0].copy_(clean)
+        self._forward(clean)
+        target = clean if y is None else y.index_select(0, rows).long()
+        loss = self._loss(target, selected)
+        self._backward()
+        self.update()
+        return loss
+
+    def _forward(self, h):
+        for k, layer in enumerate(self.chain.layers):
+            if self.dropouts[k]:
+                self.dropouts[k](h, self.inputs[k])
+            h = self.codes[k]
+            torch.addmm(self.biases[k], self.inputs[k], self.maps[k], out=h)
+            if layer is not self.chain.layers[-1]:
+                ACTIVATE[layer.activation](h)
+
+    def _backward(self):
+        for k in range(len(self.maps) - 1, 0, -1):
+            delta = torch.mm(self.deltas[k], self.maps[k].T, out=self.deltas[k - 1])
+            if self.dropouts[k]:
+                self.dropouts[k](delta, delta, draw=False)
+            MULTIPLY_BY_SLOPE[self.chain.layers[k - 1].activation](delta, self.codes[k - 1])
+
+    def _loss(self, target, selected):
+        """Write δ, summed over the batch, of the last layer; return the loss, summed likewise."""
+        a, delta = self.codes[-1], self.deltas[-1]
+        if self.chain.loss == "sparse_categorical_crossentropy":
+            target = target[:, None]
+            log_p = torch.log_softmax(a, 1)
+            p = torch.exp(log_p, out=delta)
+            if len(self.model.metrics) > 1:
+                self.model.compute_metrics(None, target, p)
+            p.scatter_add_(1, target, p.new_full(target.shape, -1.0))
+            return -log_p.gather(1, target).sum()
+        loss, activation = self.chain.loss, self.chain.layers[-1].activation
+        if isinstance(loss, CrossEntropy):
+            values = torch.nn.functional.softplus(a).sub_(target * a)
+            torch.sigmoid(a, out=delta).sub_(target)
+        else:
+            z = ACTIVATE[activation](a)
+            torch.sub(z, target, out=delta)
+            values = delta.square()
+            MULTIPLY_BY_SLOPE[activation](delta.mul_(2), z)
+        if selected is not None and (loss.emphasised or loss.alpha != 1):
+            weights = torch.where(selected, loss.alpha, loss.beta)
+            values.mul_(weights)
+            delta.mul_(weights)
+        return values.sum()
+
+
+def _multiply_by_sigmoid_slope(delta, y):
+    torch.ops.aten.sigmoid_backward(delta, y, grad_input=delta)
+
+
+def _multiply_by_tanh_slope(delta, y):
+    torch.ops.aten.tanh_backward(delta, y, grad_input=delta)
+
+
+ACTIVATE = {
+    "linear": lambda a: a,
+    "relu": torch.relu_,
+    "sigmoid": torch.sigmoid_,
+    "tanh": torch.tanh_,
+}
+MULTIPLY_BY_SLOPE = {
+    "linear": lambda delta, y: delta,
+    "relu": lambda delta, y: delta.mul_(y > 0),
+    "sigmoid": _multiply_by_sigmoid_slope,
+    "tanh": _multiply_by_tanh_slope,
+}
+
+
+class FusedSGD:
+    """Plain SGD or SGD with momentum, added to the weights inside the products of the gradient.
+
+    Args:
+        model: The compiled model.
+        products: List of `(kernel, left, right)`: the kernel's gradient is leftᵀ right.
+        sums: List of `(bias, delta)`: the bias's gradient is the sum of the rows of delta.
+    """
+
+    def __init__(self, model, products, sums):
+        self.optimizer = model.optimizer
+        self.size = len(sums[0][1])
+        self.ones = torch.ones_like(sums[0][1][:, 0])
+        self.momentum = self.optimizer.momentum
+        velocities = {}
+        if self.momentum:
+            pairs = zip(model.trainable_variables, self.optimizer.momentums, strict=True)
+            velocities = {v.value.data_ptr(): _raw(velocity) for v, velocity in pairs}
+        self.products = [(w, velocities.get(w.data_ptr()), a.T, b) for w, a, b in products]
+        self.sums = [(b, velocities.get(b.data_ptr()), delta.T) for b, delta in sums]
+
+    def begin(self):
+        self.scale = -float(self.optimizer.learning_rate) / self.size
+
+    def __call__(self):
+        for weight, velocity, left, right in self.products:
+            if velocity is None:
+                weight.addmm_(left, right, alpha=self.scale)
+            else:
+                weight.add_(velocity.addmm_(left, right, beta=self.momentum, alpha=self.scale))
+        for bias, velocity, delta in self.sums:
+            if velocity is None:
+                bias.addmv_(delta, self.ones, alpha=self.scale)
+            else:
+                bias.add_(velocity.addmv_(delta, self.ones, beta=self.momentum, alpha=self.scale))
+
+    def end(self, steps):
+        self.optimizer.iterations.assign_add(steps)
+
+
+class AnyOptimizer:
+    """The model's own optimizer on gradients in arrays; arguments as for `FusedSGD`."""
+
+    def __init__(self, model, products, sums):
+        self.optimizer, self.variables = model.optimizer, model.trainable_variables
+        self.size = len(sums[0][1])
+        self.products, self.sums = products, sums
+
+    def begin(self):
+        pass
+
+    def __call__(self):
+        found = {w.data_ptr(): (a.T @ b).div_(self.size) for w, a, b in self.products}
+        found.update({b.data_ptr(): delta.sum(0).div_(self.size) for b, delta in self.sums})
+        gradients = [found[v.value.data_ptr()] for v in self.variables]
+        self.optimizer.apply(gradients, self.variables)
+
+    def end(self, steps):
+        pass
+
+
+def _update(model, products, sums):
+    """Return how the weights are updated under the model's optimizer."""
+    usual = keras.optimizers.SGD()
+    config, free = model.optimizer.get_config(), ("name", "learning_rate", "momentum")
+    fused = (
+        type(model.optimizer) is type(usual)  # not keras.optimizers.SGD, but PyTorch's own of it
+        and isinstance(config["learning_rate"], float)
+        and all(config[k] == v for k, v in usual.get_config().items() if k not in free)
+    )
+    return (FusedSGD if fused else AnyOptimizer)(model, products, sums)
+
+
+class Draws:
+    """The draws of a `keras.random.SeedGenerator`, counted without Keras in between.
+
+    As in `keras.random`, draw c of seed s comes from a generator that starts at s + c.
+    """
+
+    def __init__(self, seed_generator):
+        self.state = seed_generator.state
+        self.generator = torch.Generator(device=self.state.value.device)
+
+    def begin(self):
+        self.seed, self.count = (int(n) for n in self.state.value)
+
+    def next(self):
+        self.generator.manual_seed((self.seed + self.count) & 0xFFFFFFFF)
+        self.count += 1
+        return self.generator
+
+    def end(self):
+        self.state.assign([self.seed, self.count])
+
+
+class Masking:
+    """`sda.MaskingNoise` with the draws that it would make itself."""
+
+    def __init__(self, corruption, draws):
+        self.rate = corruption.rate
+        self.draw = draws.setdefault(id(corruption), Draws(corruption.seed_generator))
+
+    def __call__(self, x, out):
+        u = torch.rand(x.shape, generator=self.draw.next(), device=x.device)
+        torch.mul(x, u >= self.rate, out=out)
+        return u < self.rate
+
+
+def _noise(corruption, draws):
+    """Return a function that writes a corrupted x to `out` and returns what it selected."""
+    if type(corruption) is MaskingNoise and corruption.rate > 0:
+        return Masking(corruption, draws)
+
+    def corrupt(x, out):
+        corrupted, selected = corruption.corrupt(x)
+        out.copy_(corrupted)
+        return selected
+
+    return corrupt
+
+
+class Dropout:
+    """`keras.layers.Dropout` with the draws that it would make itself, and its gradient."""
+
+    def __init__(self, layer, draws):
+        self.keep = 1.0 - layer.rate
+        self.seeded = layer.seed is not None
+        if self.seeded:
+            self.draw = draws.setdefault(id(layer), Draws(layer.seed_generator))
+
+    def __call__(self, h, out, draw=True):
+        """Write h·m/keep to `out`, with the mask m drawn anew or the last one."""
+        if draw:
+            keep = torch.full(h.shape, self.keep, device=h.device)
+            generator = self.draw.next() if self.seeded else None
+            self.mask = torch.bernoulli(keep, generator=generator)
+        torch.mul(h, self.mask, out=out).div_(self.keep)
+
+
+def _raw(variable):
+    """Return the tensor that holds a variable's value; what is written to it is the variable's."""
+    return variable.value.detach()

@@ -1,0 +1,113 @@
+"""Chains of affine layers under a known loss: what a driver can train without autodiff."""
+
+import dataclasses
+
+import keras
+
+from sda.losses import CrossEntropy, SquaredError
+
+# Activations whose slope is a function of their value.
+SLOPED = ("linear", "relu", "sigmoid", "tanh")
+
+
+@dataclasses.dataclass(frozen=True)
+class Affine:
+    """One layer: y = s(dropout(x) W + b), or s(dropout(x) Wᵀ + b) if `transposed`.
+
+    Args:
+        kernel: Keras variable W. Two layers of a chain may share it.
+        bias: Keras variable b.
+        activation: Name of s, one of `SLOPED`; of the last layer also "softmax".
+        transposed: Whether the kernel is used transposed.
+        dropout: The `keras.layers.Dropout` before it, or None.
+    """
+
+    kernel: keras.Variable
+    bias: keras.Variable
+    activation: str
+    transposed: bool = False
+    dropout: keras.layers.Dropout | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """Affine layers one above the other, and the loss of the last one's output.
+
+    Args:
+        layers: Tuple of `Affine`.
+        loss: A `sda.losses.ReconstructionLoss`, whose target is the chain's own input, or
+            "sparse_categorical_crossentropy", whose target is a label.
+        corruption: The `sda.Corruption` of the input, or None.
+    """
+
+    layers: tuple
+    loss: object
+    corruption: object = None
+
+
+def find_chain(model):
+    """Return the `Chain` that a compiled model is, or None where it is anything more.
+
+    A model that is a chain without looking like one says so by a method `chain`.
+    """
+    if model.run_eagerly or model.dtype_policy.name != "float32":
+        return None
+    chain = model.chain() if hasattr(model, "chain") else _sequential_chain(model)
+    if chain is None:
+        return None
+    ours = {id(v) for layer in chain.layers for v in (layer.kernel, layer.bias)}
+    variables = model.trainable_variables
+    plain = all(v.dtype == "float32" and v.regularizer is v.constraint is None for v in variables)
+    return chain if plain and ours == {id(v) for v in variables} else None
+
+
+def affine(dense, dropout=None, last=False):
+    """Return the `Affine` that a layer is, or None unless it is a plain `keras.layers.Dense`."""
+    if type(dense) is not keras.layers.Dense or not dense.use_bias:
+        return None
+    if dense.lora_enabled or dense.quantization_mode or dense.activity_regularizer:
+        return None
+    name = _known_name(dense.activation, (*SLOPED, "softmax") if last else SLOPED)
+    return name and Affine(dense.kernel, dense.bias, name, dropout=dropout)
+
+
+def _known_name(activation, names):
+    """Return the name of a Keras activation that is among `names`, or None."""
+    return next((name for name in names if activation is keras.activations.get(name)), None)
+
+
+def denoising_chain(encoder, visible_bias, decoder_activation, corruption, loss):
+    """Return the chain of a tied dA, or None where it is not one."""
+    first = affine(encoder)
+    name = _known_name(decoder_activation, SLOPED)
+    if first is None or name is None or type(loss) not in (CrossEntropy, SquaredError):
+        return None
+    if type(loss) is CrossEntropy and name != "sigmoid":
+        return None
+    decoder = Affine(encoder.kernel, visible_bias, name, transposed=True)
+    return Chain((first, decoder), loss, corruption)
+
+
+def _sequential_chain(model):
+    """Return the chain of a softmax classifier of `Dense` and `Dropout` layers, or None."""
+    if type(model) is not keras.Sequential or len(model.input_shape) != 2:
+        return None
+    if not _is_plain_loss(model.loss, keras.losses.SparseCategoricalCrossentropy):
+        return None
+    layers, dropout = [], None
+    for layer in model.layers:
+        if type(layer) is keras.layers.Dropout and layer.noise_shape is None and dropout is None:
+            dropout = layer
+        else:
+            layers.append(affine(layer, dropout, last=layer is model.layers[-1]))
+            dropout = None
+    if None in layers or dropout or not layers or layers[-1].activation != "softmax":
+        return None
+    return Chain(tuple(layers), "sparse_categorical_crossentropy")
+
+
+def _is_plain_loss(loss, kind):
+    """Return whether `loss` names the Keras loss class `kind`, or is one with usual settings."""
+    if isinstance(loss, str):
+        return loss == keras.losses.get(kind.__name__).name
+    return type(loss) is kind and loss.get_config() == kind(name=loss.name).get_config()
