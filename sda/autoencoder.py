@@ -242,8 +242,13 @@ def _tied_pass(activation, slope):
         def gradient(*args, upstream=None):
             delta = args[0] if upstream is None else upstream
             delta_y = ops.matmul(delta, kernel) * slope(y)
-            left, right = ops.concatenate([x, delta]), ops.concatenate([delta_y, y])
-            d_kernel = ops.matmul(ops.transpose(left), right)
+            if x.shape[0] == 1 and keras.backend.backend() == "jax":
+                # Outer products, which XLA makes part of the update of the kernel.
+                d_kernel = ops.matmul(ops.transpose(x), delta_y)
+                d_kernel = d_kernel + ops.matmul(ops.transpose(delta), y)
+            else:
+                left, right = ops.concatenate([x, delta]), ops.concatenate([delta_y, y])
+                d_kernel = ops.matmul(ops.transpose(left), right)
             return ops.zeros_like(x), d_kernel, ops.sum(delta_y, 0), ops.sum(delta, 0)
 
         return a, gradient

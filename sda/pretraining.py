@@ -9,6 +9,7 @@ from keras import ops
 
 from sda import codes as code_places
 from sda import losses
+from sda.autoencoder import DenoisingAutoencoder
 from sda.checks import check_count
 from sda.seeding import check_seed, fresh_seed, spawn
 from sda.stack import StackedDenoisingAutoencoder, on_arrays, per_layer
@@ -218,10 +219,12 @@ class Denoising(keras.Model):
         if not self.autoencoder.built:
             self.autoencoder.build(input_shape)
 
-    def chain(self):
+    def training_chain(self):
         """Return the `sda.training.chain.Chain` that this is, or None."""
         dA = self.autoencoder
-        if type(self) is not Denoising or not dA.tied or dA.code_layers:
+        if type(dA) is not DenoisingAutoencoder or not dA.tied or dA.code_layers:
+            return None
+        if dA.activity_regularizer is not None or len(self.metrics) > 1:
             return None
         return denoising_chain(
             dA.encoder, dA.visible_bias, dA.decoder_activation, dA.corruption, self.loss_fn

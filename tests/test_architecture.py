@@ -32,7 +32,9 @@ MAY_KNOW = {
     "training": set(),
     "training.rows": set(),
     "training.fit": {"training.rows"},
+    "training.chain": {"losses"},
     **{driver: {"training.rows"} for driver in DRIVERS},
+    "training.torch": {"corruption", "losses", "training.chain", "training.rows"},
 }
 # What only the names listed may know: the higher floors of the house.
 KNOWN_BY = {

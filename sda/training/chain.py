@@ -48,11 +48,12 @@ class Chain:
 def find_chain(model):
     """Return the `Chain` that a compiled model is, or None where it is anything more.
 
-    A model that is a chain without looking like one says so by a method `chain`.
+    A model that is a chain without looking like one says so by a method `training_chain`.
     """
-    if model.run_eagerly or model.dtype_policy.name != "float32":
+    if model.run_eagerly or model.compute_dtype != "float32":
         return None
-    chain = model.chain() if hasattr(model, "chain") else _sequential_chain(model)
+    own = getattr(model, "training_chain", None)
+    chain = own() if own else _sequential_chain(model)
     if chain is None:
         return None
     ours = {id(v) for layer in chain.layers for v in (layer.kernel, layer.bias)}
@@ -64,6 +65,8 @@ def find_chain(model):
 def affine(dense, dropout=None, last=False):
     """Return the `Affine` that a layer is, or None unless it is a plain `keras.layers.Dense`."""
     if type(dense) is not keras.layers.Dense or not dense.use_bias:
+        return None
+    if dense.compute_dtype != "float32":
         return None
     if dense.lora_enabled or dense.quantization_mode or dense.activity_regularizer:
         return None
@@ -93,6 +96,8 @@ def _sequential_chain(model):
     if type(model) is not keras.Sequential or len(model.input_shape) != 2:
         return None
     if not _is_plain_loss(model.loss, keras.losses.SparseCategoricalCrossentropy):
+        return None
+    if model.get_compile_config()["loss_weights"] is not None:
         return None
     layers, dropout = [], None
     for layer in model.layers:

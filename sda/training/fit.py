@@ -15,8 +15,8 @@ from sda.training.rows import as_rows, batch, check_finite, is_iterated, read_on
 # Larger data stay on the host and travel in pieces.
 RESIDENT_BYTES = 2**30
 # A dispatch should take long enough to hide its own cost, and short enough for a live progress bar:
-# about a quarter of a second on two cores.
-DISPATCH_FLOPS = 2e10
+# a quarter of a second to half a second on two cores.
+DISPATCH_FLOPS = 6e10
 DISPATCHES = 32
 
 

@@ -1,0 +1,262 @@
+"""Models that are plain chains of layers, and PyTorch's steps on them beside those of Keras."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import sda
+from sda.pretraining import Denoising
+from sda.training import chain as chains
+from sda.training.fit import Trainer
+
+ROWS, VISIBLE, CLASSES = 23, 12, 3
+only_torch = pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="only the PyTorch driver takes chains"
+)
+
+
+def denoising(corruption=0.0, loss=None, optimizer="sgd", activation="sigmoid", **settings):
+    decoder = settings.pop("decoder_activation", "sigmoid")
+    if isinstance(corruption, sda.Corruption):
+        corruption = corruption.copy(seed=3)  # whose draws start anew
+    layer = sda.DenoisingAutoencoder(7, corruption, activation, decoder, seed=1, **settings)
+    model = Denoising(layer, loss or sda.losses.CrossEntropy())
+    model.build((None, VISIBLE))
+    model.compile(optimizer)
+    return model
+
+
+def classifier(hidden=(), loss="sparse_categorical_crossentropy", optimizer="sgd", **settings):
+    keras.utils.set_random_seed(3)
+    hidden = hidden or [layers.Dense(6, "sigmoid"), layers.Dense(5, "relu")]
+    output = layers.Dense(CLASSES, "softmax")
+    model = keras.Sequential([keras.Input((VISIBLE,)), *hidden, output])
+    model.compile(optimizer, loss, **settings)
+    return model
+
+
+@pytest.fixture
+def data():
+    generator = np.random.default_rng(5)
+    x = generator.random((ROWS, VISIBLE)).astype("float32")
+    return x, generator.integers(CLASSES, size=ROWS).astype("int32")
+
+
+# What is a chain
+
+
+def test_a_tied_dA_is_a_chain_of_two():
+    chain = chains.find_chain(denoising(0.3))
+    first, last = chain.layers
+    assert first.kernel is last.kernel
+    assert (first.transposed, last.transposed) == (False, True)
+    assert chain.corruption.rate == 0.3
+
+
+def test_a_classifier_is_a_chain():
+    hidden = [layers.Dropout(0.2), layers.Dense(6, "tanh"), layers.Dropout(0.5)]
+    chain = chains.find_chain(classifier(hidden))
+    assert [la.activation for la in chain.layers] == ["tanh", "softmax"]
+    assert [la.dropout.rate for la in chain.layers] == [0.2, 0.5]
+
+
+class Doubled(layers.Dense):
+    def call(self, x):
+        return 2 * super().call(x)
+
+
+MORE_THAN_A_CHAIN = {
+    "untied": lambda: denoising(tied=False),
+    "loss of Keras": lambda: denoising(loss=keras.losses.MeanSquaredError()),
+    "unknown activation": lambda: denoising(activation="gelu"),
+    "penalty": lambda: classifier([layers.Dense(4, "relu", kernel_regularizer="l2")]),
+    "activity penalty": lambda: classifier([layers.Dense(4, "relu", activity_regularizer="l2")]),
+    "constraint": lambda: classifier([layers.Dense(4, "relu", kernel_constraint="max_norm")]),
+    "subclass of Dense": lambda: classifier([Doubled(4, "relu")]),
+    "no bias": lambda: classifier([layers.Dense(4, "relu", use_bias=False)]),
+    "another layer": lambda: classifier([layers.Dense(4, "relu"), layers.LayerNormalization()]),
+    "frozen layer": lambda: classifier([layers.Dense(4, "relu", trainable=False)]),
+    "weighted loss": lambda: classifier(loss_weights=2.0),
+    "penalty on the reconstruction": lambda: denoising(activity_regularizer="l2"),
+    "another loss": lambda: classifier(loss="mse"),
+    "logits": lambda: classifier(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True)),
+    "eager": lambda: classifier(run_eagerly=True),
+    "bfloat16": lambda: classifier([layers.Dense(4, "relu", dtype="mixed_bfloat16")]),
+    "two dropouts": lambda: classifier([layers.Dropout(0.1), layers.Dropout(0.1)]),
+}
+
+
+@pytest.mark.parametrize("name", MORE_THAN_A_CHAIN)
+def test_anything_more_is_no_chain(name):
+    assert chains.find_chain(MORE_THAN_A_CHAIN[name]()) is None
+
+
+# PyTorch's steps on a chain
+
+
+def trained(model, data, chain=True, epochs=3, batch_size=5, **settings):
+    """Train; return the weights, the optimizer's variables and the logs."""
+    trainer = Trainer(model, data, batch_size, **settings)
+    assert trainer.driver.chain is not None
+    if not chain:
+        trainer.driver.chain = None
+    history = trainer.fit(epochs, 0, 0, None, None, True, 7)
+    variables = [np.array(w) for w in model.get_weights()]
+    return variables, [np.array(v) for v in model.optimizer.variables], history.history
+
+
+OPTIMIZERS = {
+    "sgd": lambda: keras.optimizers.SGD(0.3),
+    "momentum": lambda: keras.optimizers.SGD(0.1, momentum=0.9),
+    "nesterov": lambda: keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True),
+    "clipped": lambda: keras.optimizers.SGD(0.3, clipnorm=0.01),
+    "schedule": lambda: keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.3, 10)),
+    "adam": lambda: keras.optimizers.Adam(0.01),
+}
+GAUSSIAN = sda.GaussianNoise(0.1, seed=3)
+SALT = sda.SaltAndPepperNoise(0.4, seed=3)
+AUTOENCODERS = {
+    "cross-entropy": {},
+    "squared error": {"loss": sda.losses.SquaredError(), "decoder_activation": "linear"},
+    "squared error, sigmoid": {"loss": sda.losses.SquaredError()},
+    "tanh": {"activation": "tanh"},
+    "relu": {"activation": "relu"},
+    "linear": {"activation": "linear"},
+    "gaussian": {"corruption": GAUSSIAN},
+    "salt and pepper": {"corruption": SALT},
+    "emphasis": {
+        "corruption": SALT,
+        "loss": sda.losses.CrossEntropy(alpha=1.0, beta=0.5),
+    },
+    "emphasis, squared error": {
+        "corruption": SALT,
+        "loss": sda.losses.SquaredError(alpha=2.0, beta=0.0),
+        "decoder_activation": "tanh",
+    },
+    "masking": {"corruption": 0.3},
+    "masking, emphasis": {"corruption": 0.3, "loss": sda.losses.CrossEntropy(alpha=1.0, beta=0.0)},
+    "all masked": {"corruption": 1.0},
+}
+
+
+def check_same(ours, theirs):
+    for a, b in zip(ours[0] + ours[1], theirs[0] + theirs[1], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert ours[2].keys() == theirs[2].keys()
+    for name, values in ours[2].items():
+        np.testing.assert_allclose(values, theirs[2][name], rtol=1e-4)
+
+
+@only_torch
+@pytest.mark.parametrize("name", AUTOENCODERS)
+def test_a_dA_learns_what_the_train_step_of_keras_teaches(name, data):
+    runs = [trained(denoising(**AUTOENCODERS[name]), data[:1], chain) for chain in (True, False)]
+    check_same(*runs)
+
+
+@only_torch
+@pytest.mark.parametrize("kind", [denoising, classifier])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_gives_what_it_gives_in_keras(name, kind, data):
+    data = data if kind is classifier else data[:1]
+    runs = [trained(kind(optimizer=OPTIMIZERS[name]()), data, chain) for chain in (True, False)]
+    check_same(*runs)
+
+
+@only_torch
+@pytest.mark.parametrize(
+    "metrics", [[], ["accuracy"], ["accuracy", "sparse_categorical_crossentropy"]]
+)
+def test_a_classifier_keeps_its_metrics(metrics, data):
+    check_same(*(trained(classifier(metrics=metrics), data, chain) for chain in (True, False)))
+
+
+@only_torch
+@pytest.mark.parametrize("activation", ["sigmoid", "relu", "tanh"])
+def test_dropout_is_that_of_keras(activation, data):
+    def model():
+        keras.utils.set_random_seed(3)
+        return classifier(
+            [
+                layers.Dropout(0.25, seed=1),
+                layers.Dense(6, activation),
+                layers.Dropout(0.5, seed=2),
+            ]
+        )
+
+    check_same(*(trained(model(), data, chain) for chain in (True, False)))
+
+
+@only_torch
+def test_dropout_without_a_seed_draws_from_the_global_state(data):
+    def weights(seed):
+        keras.utils.set_random_seed(3)
+        model = classifier([layers.Dropout(0.5), layers.Dense(6, "tanh")])
+        keras.utils.set_random_seed(seed)
+        return trained(model, data)[0][0]
+
+    np.testing.assert_array_equal(weights(1), weights(1))
+    assert not np.array_equal(weights(1), weights(2))
+
+
+@only_torch
+def test_uint8_pixels_are_scaled(data):
+    pixels = (255 * data[0]).astype("uint8")
+    check_same(*(trained(denoising(), (pixels,), chain) for chain in (True, False)))
+
+
+@only_torch
+def test_the_steps_of_a_dispatch_make_no_difference(data):
+    def run(steps):
+        return trained(denoising(0.3), data[:1], steps_per_execution=steps)
+
+    one, many = run(1), run(4)
+    for a, b in zip(one[0] + one[1], many[0] + many[1], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert one[2] == many[2]
+
+
+@only_torch
+def test_sample_weights_go_the_way_of_keras(data):
+    weights = np.linspace(0, 1, ROWS).astype("float32")
+    results = []
+    for fit in (sda.fit, keras.Model.fit):
+        model = classifier()
+        fit(model, *data, batch_size=5, epochs=2, shuffle=False, sample_weight=weights, verbose=0)
+        results.append(model.get_weights())
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@only_torch
+def test_dropout_scales_codes_and_gradients():
+    """Checked by finite differences of the loss that the same step logs."""
+    model = classifier(
+        [layers.Dropout(0.25, seed=1), layers.Dense(6, "tanh"), layers.Dropout(0.5, seed=2)]
+    )
+    generator = np.random.default_rng(0)
+    x, y = generator.random((4, VISIBLE)).astype("float32"), np.array([0, 1, 2, 1], "int32")
+    start = [w.astype("float64") for w in model.get_weights()]
+    rate = 1e-3
+
+    def step(weights):
+        model.compile(keras.optimizers.SGD(rate), "sparse_categorical_crossentropy")
+        model.set_weights(weights)
+        for layer in model.layers:
+            if isinstance(layer, layers.Dropout):
+                layer.seed_generator.state.assign([layer.seed, 0])
+        trainer = Trainer(model, (x, y), 4)
+        history = trainer.fit(1, 0, 0, None, None, False, None)
+        return history.history["loss"][0], [np.array(w) for w in model.get_weights()]
+
+    _, after = step(start)
+    for k, weight in enumerate(start):
+        index = tuple(n // 2 for n in weight.shape)
+        losses = []
+        for shift in (2e-2, -2e-2):
+            shifted = [w.copy() for w in start]
+            shifted[k][index] += shift
+            losses.append(step(shifted)[0])
+        slope = (losses[0] - losses[1]) / 4e-2
+        assert (weight - after[k])[index] / rate == pytest.approx(slope, rel=2e-2, abs=2e-3)
