@@ -14,11 +14,47 @@ def lines(results):
         "medians of the ratios within a round. The limit is the matrix products of a step and "
         "nothing else, on the fastest framework. Compiling is what the first epoch took longer.",
     ]
+    for title in dict.fromkeys(work["title"] for work in results["works"]):
+        found += ["", *summary_lines(title, [w for w in results["works"] if w["title"] == title])]
     for work in results["works"]:
         found += ["", *work_lines(work)]
     if results.get("scaling"):
         found += ["", *scaling_lines(results["scaling"])]
     return found
+
+
+LABELS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch", "numpy": "NumPy"}
+LOOPS = ("loop", "by_hand")
+
+
+def summary_lines(title, works):
+    """Return what there is to say about one network at all batch sizes, in one table."""
+    backends = [name.split("/")[0] for name in works[0]["ratios"]]
+    pairs = [(b, f"{b}/fit", "Keras fit") for b in backends]
+    pairs += [(b, b, f"the faster {LABELS[b]} loop") for b in backends]
+    if {"tensorflow", "torch"} <= set(backends):
+        pairs.append(("tensorflow", "torch", "the faster PyTorch loop"))
+    rows = [[title, *(f"batch {work['batch']:,}" for work in works)]]
+    rows.append(["---"] + ["---:"] * len(works))
+    for backend, other, words in pairs:
+        names = [other] if "/" in other else [f"{other}/{loop}" for loop in LOOPS]
+        rows.append(
+            [f"sda on {LABELS[backend]}, against {words}"]
+            + [_factor(_least(work["ratios"][f"{backend}/sda"], names)) for work in works]
+        )
+    shares = [
+        max((work["contestants"][f"{b}/sda"]["share_of_limit"], b) for b in backends)
+        for work in works
+    ]
+    rows.append(
+        ["share of the limit, fastest backend"]
+        + [f"{share:.0%} ({LABELS[backend]})" for share, backend in shares]
+    )
+    return list(_aligned(rows))
+
+
+def _least(ratios, names):
+    return min((ratios[name] for name in names if name in ratios), default=None)
 
 
 def work_lines(work):

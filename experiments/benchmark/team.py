@@ -101,9 +101,6 @@ def _environment(backend):
         "OMP_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
-        # Threads that wait must not take time from the worker whose turn it is.
-        "KMP_BLOCKTIME": "0",
-        "OMP_WAIT_POLICY": "passive",
         # Several workers may share one GPU.
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
