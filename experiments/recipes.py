@@ -26,6 +26,7 @@ class Pretraining:
     epochs: tuple | int = 15
     batch_size: int = 20
     rate: float = 0.02
+    shuffle: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +102,7 @@ def pretrained(recipe, x, seed, validation_data=None, verbose=2, cache=None):
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
         seed=seed,
-    ).fit(x, validation_data=validation_data, verbose=verbose)
+    ).fit(x, validation_data=validation_data, shuffle=recipe.shuffle, verbose=verbose)
     outcome = {
         "seconds": round(time.perf_counter() - start, 1),
         "losses": [history.history for history in histories],
