@@ -19,6 +19,7 @@ from experiments.filters import neighbour_correlation
 
 NAME = "corruption_levels"
 LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75)
+QUICK_LEVELS = (0.0, 0.5)
 PRETRAINING = recipes.Pretraining(units=(500,), epochs=20, batch_size=100, rate=0.3)
 FINETUNING = recipes.Finetuning(epochs=10, batch_size=20, rate=0.5, patience=5)
 QUICK = (
@@ -66,24 +67,25 @@ def draw_filters(tilings):
     return figure
 
 
-def draw_repair(errors, levels):
+def draw_repair(errors, test_levels, levels):
     """Return the figure of `repair_errors`, the best of each row in bold.
 
     Args:
         errors: Array of shape (levels of the test images, levels in training).
-        levels: List of the levels.
+        test_levels: List of the former.
+        levels: List of the latter.
     """
     errors = np.asarray(errors)
-    figure = Figure(figsize=(1 + 0.92 * len(levels), 0.8 * len(levels)), layout="constrained")
+    rows, columns = errors.shape
+    figure = Figure(figsize=(1 + 0.92 * columns, 0.8 * rows), layout="constrained")
     axis = figure.subplots()
     axis.imshow(np.log(errors), cmap="YlGn_r", aspect="auto")
     for i, row in enumerate(errors):
         for j, value in enumerate(row):
             weight = "bold" if value == row.min() else "normal"
             axis.text(j, i, f"{value:.1f}", ha="center", va="center", weight=weight)
-    names = [f"{level:.0%}" for level in levels]
-    axis.set_xticks(range(len(levels)), names)
-    axis.set_yticks(range(len(levels)), names)
+    axis.set_xticks(range(columns), [f"{level:.0%}" for level in levels])
+    axis.set_yticks(range(rows), [f"{level:.0%}" for level in test_levels])
     axis.set(xlabel="corruption in training", ylabel="corruption of the test images")
     return figure
 
@@ -118,7 +120,7 @@ def draw_errors(levels, panels):
 # The experiment.
 
 
-def plan(pretraining, finetuning, seeds):
+def plan(pretraining, finetuning, levels, seeds):
     """Return the settings of the parts: all levels for one seed after the other."""
     return [
         {
@@ -127,7 +129,7 @@ def plan(pretraining, finetuning, seeds):
             "finetuning": dataclasses.asdict(finetuning),
         }
         for seed in seeds
-        for level in LEVELS
+        for level in levels
     ]
 
 
@@ -216,9 +218,8 @@ def report(found, out):
     draw_errors(list(results), panels).savefig(out / "errors.png", dpi=110)
     tilings = {level: np.asarray(Image.open(out / picture(level))) for level in results}
     draw_filters(tilings).savefig(out / "filters.png", dpi=110)
-    if len(results) == len(LEVELS):
-        repair = [np.mean([r["repair_errors"] for r in of], axis=0) for of in results.values()]
-        draw_repair(np.transpose(repair), LEVELS).savefig(out / "repair.png", dpi=110)
+    repair = [np.mean([r["repair_errors"] for r in of], axis=0) for of in results.values()]
+    draw_repair(np.transpose(repair), LEVELS, list(results)).savefig(out / "repair.png", dpi=110)
 
 
 def level_of(part):
@@ -239,7 +240,7 @@ def main(arguments=None):
     pretraining, finetuning = QUICK if a.quick else (PRETRAINING, FINETUNING)
     seeds = range(a.seed, a.seed + (1 if a.quick else a.seeds))
     parts.complete(
-        plan(pretraining, finetuning, seeds),
+        plan(pretraining, finetuning, QUICK_LEVELS if a.quick else LEVELS, seeds),
         compute(recipes.digits(a.quick), a.out),
         report,
         a.out,

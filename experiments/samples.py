@@ -19,8 +19,8 @@ NAME = "samples"
 LEVELS = (0.0, 0.25, 0.5)
 RECIPE = recipes.Pretraining(epochs=(15, 10, 10), batch_size=100, rate=0.3)
 QUICK = recipes.Pretraining(units=(30, 20), epochs=1)
-# Samples of each digit in the picture, and in the numbers.
-COLUMNS, DRAWN = 12, 20
+# Samples of each digit: in the picture, and for the numbers of so many test digits.
+COLUMNS, DRAWN, STARTS = 12, 20, 500
 
 
 def plan(recipe, seed):
@@ -36,7 +36,7 @@ def picture(level):
     return f"samples_corruption_{100 * level:.0f}.png"
 
 
-def compute(data, out, starts=500, verbose=2):
+def compute(data, out, starts=STARTS, verbose=2):
     """Return the function that pretrains the stack of one part and samples from it.
 
     Args:
@@ -100,7 +100,8 @@ def main(arguments=None):
     a = parts.Parser(NAME, __doc__).parse_args(arguments)
     recipe = QUICK if a.quick else RECIPE
     data = recipes.digits(a.quick)
-    parts.complete(plan(recipe, a.seed), compute(data, a.out), report, a.out)
+    starts = 20 if a.quick else STARTS
+    parts.complete(plan(recipe, a.seed), compute(data, a.out, starts), report, a.out)
     print(f"Results and pictures are in {a.out}/")
 
 
