@@ -5,7 +5,6 @@ of this module.
 """
 
 import dataclasses
-import statistics
 
 import keras
 import numpy as np
@@ -186,7 +185,7 @@ def report(found, out):
     results = {level: [p["result"] for p in found if level_of(p) == level] for level in LEVELS}
     results = {level: of_level for level, of_level in results.items() if of_level}
     rows = [
-        [f"{level:.0%}", *(_cell([r[measure] for r in of_level]) for measure in MEASURES)]
+        [f"{level:.0%}", *(parts.mean([r[measure] for r in of_level]) for measure in MEASURES)]
         for level, of_level in results.items()
     ]
     pixels = found[0]["result"]["pixels_error"]
@@ -225,12 +224,6 @@ def report(found, out):
 def level_of(part):
     """Return the corruption level of a part."""
     return part["settings"]["pretraining"]["corruption"]
-
-
-def _cell(values):
-    if len(values) < 2:
-        return f"{values[0]:.2f}"
-    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
 
 
 def main(arguments=None):

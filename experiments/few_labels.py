@@ -228,10 +228,8 @@ def draw(errors, counts):
 
 
 def _mean(values):
-    values = list(values)
-    if len(values) < 2:
-        return f"{values[0]:.2f} (1)" if values else ""
-    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} ({len(values)})"
+    """Return the mean and how many values went into it; nothing for none."""
+    return f"{parts.mean(values)} ({len(values)})" if values else ""
 
 
 def _difference(a, b):

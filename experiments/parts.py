@@ -4,6 +4,7 @@ import argparse
 import datetime
 import json
 import pathlib
+import statistics
 import time
 
 from experiments.record import circumstances
@@ -93,6 +94,14 @@ def table(header, rows):
     """Return a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def mean(values, form="{:.2f}"):
+    """Return one value, or the mean ± standard deviation of several, as text."""
+    values = list(values)
+    if len(values) < 2:
+        return form.format(values[0]) if values else ""
+    return f"{form.format(statistics.mean(values))} ± {form.format(statistics.stdev(values))}"
 
 
 def machines(parts):

@@ -7,7 +7,6 @@ too much for one step.
 """
 
 import dataclasses
-import statistics
 
 import sda
 from experiments import parts, recipes
@@ -114,11 +113,7 @@ def _cells(results):
     """Return the cells of one run, or of several as mean ± standard deviation."""
 
     def cell(name, form, scale=1):
-        values = [result[name] / scale for result in results if name in result]
-        if len(values) < 2:
-            return form.format(values[0]) if values else ""
-        mean, deviation = statistics.mean(values), statistics.stdev(values)
-        return f"{form.format(mean)} ± {form.format(deviation)}"
+        return parts.mean([r[name] / scale for r in results if name in r], form)
 
     return [
         cell("validation_error", "{:.2f}"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import (
+    all_labels,
     corruption_levels,
     da_tutorial,
     few_labels,
@@ -93,6 +94,12 @@ def test_what_is_quick_does_not_mix_with_what_counts():
 
 def test_a_table_is_markdown():
     assert parts.table(["a", "b"], [[1, "x"]]) == "| a | b |\n| --- | --- |\n| 1 | x |"
+
+
+def test_a_mean_has_its_deviation():
+    assert parts.mean([1.0, 2.0, 3.0]) == "2.00 ± 1.00"
+    assert parts.mean([1.5], "{:.1f}") == "1.5"
+    assert parts.mean([]) == ""
 
 
 # Recipes
@@ -240,3 +247,13 @@ def test_labelled_sets_are_balanced_and_drawn_anew():
     np.testing.assert_array_equal(np.bincount(y[rows]), [10] * 10)
     np.testing.assert_array_equal(rows, few_labels.labelled_rows(y, 100, seed=1))
     assert set(rows) != set(few_labels.labelled_rows(y, 100, seed=2))
+
+
+@pytest.mark.parametrize(("arguments", "score"), [([], "test"), (["--select"], "validation")])
+def test_all_labels(arguments, score):
+    folder, found, text = run(all_labels, *arguments)
+    assert [part["settings"]["arm"] for part in found] == ["pretrained", "random"]
+    for part in found:
+        assert f"| {part['result'][f'{score}_error']:.2f} |" in text
+    assert f"| {score} error, % |" in text
+    assert (folder / "training_curves.png").read_bytes().startswith(PNG)
