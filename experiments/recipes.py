@@ -67,7 +67,7 @@ def untrained(recipe, features, seed):
     return stack
 
 
-def pretrained(recipe, x, seed, validation_data=None, verbose=2, cache=None):
+def pretrained(recipe, x, seed, validation_data=None, verbose=2):
     """Return a pretrained stack, and what became known: `seconds`, and the losses by layer.
 
     A stack that was pretrained before, by the same recipe on the same rows, is loaded.
@@ -78,7 +78,6 @@ def pretrained(recipe, x, seed, validation_data=None, verbose=2, cache=None):
         seed: Integer.
         validation_data: Array like `x`, or None.
         verbose: As in `GreedyPretrainer.fit`.
-        cache: Folder, or None for `runs/stacks`.
     """
     settings = {
         **dataclasses.asdict(recipe),
@@ -90,7 +89,7 @@ def pretrained(recipe, x, seed, validation_data=None, verbose=2, cache=None):
         ],
     }
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    path = pathlib.Path(cache or CACHE) / f"{key}.keras"
+    path = CACHE / f"{key}.keras"
     record = path.with_suffix(".json")
     if record.exists():
         return keras.models.load_model(path), json.loads(record.read_text())["outcome"]
