@@ -29,12 +29,15 @@
 # autoencoders* (ICML 2008).
 
 # %%
+import sys
+
 import keras
 import matplotlib.pyplot as plt
-import numpy as np
-from sklearn.linear_model import LogisticRegression
 
 import sda
+
+sys.path.insert(0, "..")  # where `experiments` is, for a notebook that is opened in its folder
+from experiments import corruption_levels as story
 
 plt.rcParams["figure.dpi"] = 72
 
@@ -53,8 +56,7 @@ digits = x_test[:10]
 
 figure, axes = plt.subplots(len(levels), 1, figsize=(5.5, 3.1), layout="constrained")
 for level, axis in zip(levels, axes, strict=True):
-    mask = sda.MaskingNoise(level, seed=1)
-    corrupted = keras.ops.convert_to_numpy(mask(digits, training=True))
+    corrupted = story.corrupted(digits, level, seed=1)
     axis.imshow(sda.plotting.image_tiles(corrupted, (28, 28), (1, 10)), cmap="gray")
     axis.set_ylabel(f"{level:.0%}", rotation=0, ha="right", va="center")
     axis.set(xticks=[], yticks=[])
@@ -90,12 +92,10 @@ for level in levels:
 # pieces of digits.
 
 # %%
-figure, axes = plt.subplots(1, len(levels), figsize=(10.2, 2.3), layout="constrained")
-for (level, stack), axis in zip(stacks.items(), axes, strict=True):
-    kernel = stack.autoencoders[0].encoder.kernel
-    axis.imshow(sda.plotting.filter_tiles(kernel, (28, 28), tile_shape=(5, 5)), cmap="gray")
-    axis.set_title(f"corruption {level:.0%}")
-    axis.axis("off")
+kernels = {level: stack.autoencoders[0].encoder.kernel for level, stack in stacks.items()}
+story.draw_filters(
+    {level: sda.plotting.filter_tiles(k, (28, 28), (5, 5)) for level, k in kernels.items()}
+)
 
 # %% [markdown]
 # ## Repairing images
@@ -104,29 +104,15 @@ for (level, stack), axis in zip(stacks.items(), axes, strict=True):
 # The number is the squared error an image, summed over pixels; each row's best is set in bold.
 
 # %%
-repair = np.zeros((len(levels), len(levels)))
-for i, test_level in enumerate(levels):
-    mask = sda.MaskingNoise(test_level, seed=2)
-    noisy = keras.ops.convert_to_numpy(mask(x_test, training=True))
-    for j, stack in enumerate(stacks.values()):
-        repair[i, j] = np.mean(np.sum((stack.reconstruct(noisy) - x_test) ** 2, axis=1))
+repair = [story.repair_errors(stack, x_test, levels) for stack in stacks.values()]
+story.draw_repair(list(zip(*repair, strict=True)), levels, levels)
 
-figure, axis = plt.subplots(figsize=(5.6, 4), layout="constrained")
-axis.imshow(np.log(repair), cmap="YlGn_r")
-for i, row in enumerate(repair):
-    for j, value in enumerate(row):
-        weight = "bold" if value == row.min() else "normal"
-        axis.text(j, i, f"{value:.1f}", ha="center", va="center", weight=weight)
-names = [f"{level:.0%}" for level in levels]
-axis.set_xticks(range(len(levels)), names)
-axis.set_yticks(range(len(levels)), names)
-axis.set(xlabel="corruption in training", ylabel="corruption of the test images")
 # %% [markdown]
 # A dA trained without noise is the best at copying clean images and the worst at repairing damaged
 # ones. Here is the dA of level 30 % at work on images with 50 % erased.
 
 # %%
-noisy = keras.ops.convert_to_numpy(sda.MaskingNoise(0.5, seed=3)(digits, training=True))
+noisy = story.corrupted(digits, 0.5, seed=3)
 plt.figure(figsize=(6.5, 2.1))
 plt.imshow(
     sda.plotting.reconstructions(digits, noisy, stacks[0.3].reconstruct(noisy), (28, 28)),
@@ -140,26 +126,19 @@ plt.axis("off")
 # The *probe*: logistic regression on the codes of 1,000 labelled images, tested on 1,000 others. No
 # label was used before. For comparison, the same classifier on the pixels.
 
-
 # %%
-def probe(train, test):
-    """Return the test error in percent of logistic regression on 1,000 labelled rows."""
-    model = LogisticRegression(C=0.1, max_iter=500).fit(train[:1000], y_train[:1000])
-    return 100 * (1 - model.score(test, y_test))
-
-
-errors = [probe(stack.encode(x_train[:1000]), stack.encode(x_test)) for stack in stacks.values()]
-pixels = probe(x_train, x_test)
-
-figure, axis = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
-axis.plot([100 * level for level in levels], errors, "o-", label="codes")
-axis.axhline(pixels, color="grey", linestyle="--", label="pixels")
-axis.set(xlabel="corruption in training (%)", ylabel="test error of the probe (%)")
-axis.set_ylim(0, 15)
-axis.legend()
+known, labels = x_train[:1000], y_train[:1000]
+errors = [
+    story.probe_error(stack.encode(known), labels, stack.encode(x_test), y_test)
+    for stack in stacks.values()
+]
+pixels = story.probe_error(known, labels, x_test, y_test)
 for level, error in zip(levels, errors, strict=True):
     print(f"corruption {level:4.0%}: {error:4.1f} % error")
 print(f"pixels         : {pixels:4.1f} % error")
+
+curves = {"codes": [[error] for error in errors], "pixels": pixels}
+story.draw_errors(levels, {"test error of the probe (%)": curves})
 
 # %% [markdown]
 # ## What to take from this

@@ -1,6 +1,6 @@
 """Stacked denoising autoencoders for Keras 3: pretrain layer by layer, then fine-tune."""
 
-from sda import callbacks, datasets, losses, plotting
+from sda import callbacks, datasets, losses, plotting, semisupervised
 from sda.autoencoder import DenoisingAutoencoder, dA
 from sda.corruption import (
     ComposedNoise,
@@ -35,4 +35,5 @@ __all__ = [
     "fit",
     "losses",
     "plotting",
+    "semisupervised",
 ]

