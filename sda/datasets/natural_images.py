@@ -52,13 +52,14 @@ def patches(generator, count, images, side, least_deviation=0):
     Args:
         generator: `numpy.random.Generator`.
         count: Integer, the number of patches.
-        images: List of uint8 arrays of shape `(height, width)`.
+        images: List of arrays of shape `(height, width)`, of one dtype; uint8 where
+            `least_deviation` is above 0.
         side: Integer, height and width of a patch.
         least_deviation: Number, the standard deviation of the grey levels in a patch, 0 to 127.5,
             below which the patch is refused.
 
     Returns:
-        uint8 array of shape `(count, side, side)`.
+        Array of shape `(count, side, side)` and of the images' dtype.
 
     Raises:
         ValueError: An image has no patch with so large a deviation.
@@ -70,7 +71,7 @@ def patches(generator, count, images, side, least_deviation=0):
     (5, 28, 28)
     """
     chosen = generator.integers(len(images), size=count)
-    drawn = np.empty((count, side, side), "uint8")
+    drawn = np.empty((count, side, side), images[0].dtype)
     for index, image in enumerate(images):
         mine = np.flatnonzero(chosen == index)
         rows, columns = np.nonzero(_deviates(image, side, least_deviation))
