@@ -1,6 +1,7 @@
 """Datasets of the field as float32 rows in [0, 1] with integer labels."""
 
+from sda.datasets import larochelle2007
 from sda.datasets.catalogue import load
 from sda.datasets.files import DatasetUnavailable
 
-__all__ = ["DatasetUnavailable", "load"]
+__all__ = ["DatasetUnavailable", "larochelle2007", "load"]

@@ -1,0 +1,122 @@
+"""Networks pretrained under a noise or not at all, fine-tuned at several rates; kept on disk."""
+
+import dataclasses
+import hashlib
+import json
+import time
+
+import keras
+
+import sda
+from experiments import recipes
+from experiments.record import write_json
+from sda.seeding import spawn
+
+NOISES = {
+    "masking": sda.MaskingNoise,
+    "salt and pepper": sda.SaltAndPepperNoise,
+    "gaussian": sda.GaussianNoise,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """What all networks of an experiment have in common.
+
+    Lengths are numbers of examples, so that a small training set is seen as often as a large one:
+    `pretraining_examples` for each layer, `finetuning_examples` at most for each rate. Fine-tuning
+    stops early; its first patience is a quarter of its length.
+    """
+
+    units: tuple = (1000, 1000, 1000)
+    pretraining_examples: int = 500_000
+    pretraining_batch_size: int = 100
+    pretraining_rate: float = 0.1
+    finetuning_examples: int = 400_000
+    finetuning_batch_size: int = 20
+    finetuning_rates: tuple = (0.3, 1.0)
+
+
+def network(data, classes, seed, protocol, noise=None, level=0.0, emphasis=(1.0, 1.0), **identity):
+    """Return the stack, the classifier that is best on validation, and what became known of it.
+
+    A network that was trained before is loaded.
+
+    Args:
+        data: Training and validation pairs of (x, y).
+        classes: Integer.
+        seed: Integer.
+        protocol: A `Protocol`, as a dictionary.
+        noise: A name of `NOISES`, or None for a network that is not pretrained.
+        level: Float, the noise's rate or standard deviation.
+        emphasis: α and β of the pretraining loss.
+        identity: What else tells this network from others, such as the name of its data.
+
+    Returns:
+        `(stack, classifier, record)`: a `StackedDenoisingAutoencoder`, a `keras.Model`, and a
+        dictionary with the validation "error" in percent, the "rate" and "epochs" of fine-tuning,
+        the validation "errors" of all rates, and seconds.
+    """
+    settings = {
+        **{"seed": seed, "protocol": protocol, "noise": noise, "level": level},
+        **{"emphasis": emphasis, "backend": keras.backend.backend()},
+        **identity,
+    }
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    folder = recipes.CACHE / key
+    if (folder / "record.json").exists():
+        stack, classifier = (
+            keras.models.load_model(folder / f"{name}.keras") for name in ("stack", "classifier")
+        )
+        return stack, classifier, json.loads((folder / "record.json").read_text())["outcome"]
+    stack, classifier, outcome = _train(
+        data, classes, seed, Protocol(**protocol), noise, level, emphasis
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    stack.save(folder / "stack.keras")
+    classifier.save(folder / "classifier.keras")
+    write_json(folder / "record.json", {"settings": settings, "outcome": outcome})
+    return stack, classifier, outcome
+
+
+def _train(data, classes, seed, protocol, noise, level, emphasis):
+    train, valid = data
+    x = train[0]
+    start = time.perf_counter()
+    corruption = NOISES[noise](level) if noise else 0.0
+    stack = sda.StackedDenoisingAutoencoder(protocol.units, corruption, seed=seed)
+    stack.build((None, x.shape[1]))
+    if noise:
+        sda.GreedyPretrainer(
+            stack,
+            keras.optimizers.SGD(protocol.pretraining_rate),
+            sda.losses.CrossEntropy(*emphasis),
+            epochs=_epochs(protocol.pretraining_examples, x),
+            batch_size=protocol.pretraining_batch_size,
+            seed=spawn(seed, 1),
+        ).fit(x, verbose=0)
+    seconds = {"pretraining_seconds": round(time.perf_counter() - start, 1)}
+    epochs = _epochs(protocol.finetuning_examples, x)
+    tries = []
+    for rate in protocol.finetuning_rates:
+        start = time.perf_counter()
+        model = stack.classifier(classes, copy=True)
+        recipe = recipes.Finetuning(
+            epochs, protocol.finetuning_batch_size, rate, patience=max(1, epochs // 4)
+        )
+        history = recipes.finetune(model, recipe, train, valid, spawn(seed, 2), verbose=0)
+        outcome = {
+            "error": recipes.error(model, *valid),
+            "rate": rate,
+            "epochs": len(history.history["loss"]),
+            "finetuning_seconds": round(time.perf_counter() - start, 1),
+        }
+        print(f"    rate {rate}: {outcome['error']:.2f} %, {outcome['epochs']} epochs", flush=True)
+        tries.append((outcome["error"], len(tries), model, outcome))
+    *_, model, outcome = min(tries, key=lambda t: t[:2])
+    errors = [error for error, *_ in tries]
+    return stack, model, {**outcome, "errors": errors, **seconds}
+
+
+def _epochs(examples, x):
+    return max(1, round(examples / len(x)))
