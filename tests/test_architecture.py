@@ -18,10 +18,11 @@ BACKENDS = {"tensorflow", "jax", "torch"}
 DRIVERS = {f"training.{backend}" for backend in BACKENDS}
 
 # The ground, which every module may know.
-GROUND = {"checks", "seeding"}
+GROUND = {"checks", "forks", "seeding"}
 # What each of the lower modules may know besides. Above them, anything but a cycle is allowed.
 MAY_KNOW = {
     "checks": set(),
+    "forks": set(),
     "seeding": set(),
     "corruption": set(),
     "losses": set(),
@@ -29,9 +30,10 @@ MAY_KNOW = {
     "finetuning": set(),
     "stack": {"autoencoder", "corruption", "finetuning", "training.rows"},
     "codes": {"training.rows"},
+    "checkpoint": {"training.rows"},
     "training": set(),
     "training.rows": set(),
-    "training.fit": {"training.rows"},
+    "training.fit": {"checkpoint", "training.rows"},
     **{driver: {"training.rows"} for driver in DRIVERS},
 }
 # What only the names listed may know: the higher floors of the house.
