@@ -19,7 +19,7 @@ from keras import ops, tree
 from sda.checks import check_number
 from sda.training.rows import pieces
 
-# The header of a checkpoint: this, the version of the format, and the SHA-256 of all that follows.
+# The header of a checkpoint: this, the version of the format, and the SHA-256 of what follows.
 MAGIC = b"sda-checkpoint"
 VERSION = b"1"
 # A folder keeps the newest checkpoint and the one before it.
@@ -103,7 +103,7 @@ class Checkpoints:
         temporary = path.with_name(f"{path.name}.tmp")
         try:
             with open(temporary, "wb") as file:
-                file.write(b"%s %s %s\n" % (MAGIC, VERSION, _digest(content)))
+                file.write(b"%s %s %s\n" % (MAGIC, VERSION, _digest(VERSION, content)))
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -152,7 +152,7 @@ class Checkpoints:
         """Raise `ValueError` if the checkpoint is that of another run, and name what differs."""
         there, here = dict(_flat(saved["settings"])), dict(_flat(self.settings))
         differing = [
-            f"{name}={_short(here.get(name))} (there: {_short(there.get(name))})"
+            f"{name}={_short(here, name)} (there: {_short(there, name)})"
             for name in [*here, *(name for name in there if name not in here)]
             if name not in here or name not in there or here[name] != there[name]
         ]
@@ -205,16 +205,22 @@ def model_settings(model):
         "class": type(model).__name__,
         "backend": keras.backend.backend(),
         "floatx": keras.config.floatx(),
-        "config": _anonymous(plain(config)),
+        "config": _anonymous(_plain(config)),
     }
+
+
+def object_settings(thing):
+    """Return what an optimizer or a loss was made with, but for its name."""
+    return _anonymous(_plain(keras.saving.serialize_keras_object(thing)))
 
 
 def compile_settings(model):
     """Return what the model was compiled with, as far as the result depends on it."""
-    config = plain(model.get_compile_config() or {})
+    config = _plain(model.get_compile_config() or {})
     for name in ("run_eagerly", "steps_per_execution"):
         config.pop(name, None)
-    return config
+    # The names of metrics are those of the logs, and stay.
+    return {k: _anonymous(v) if k in ("optimizer", "loss") else v for k, v in config.items()}
 
 
 def callback_settings(callbacks):
@@ -223,7 +229,7 @@ def callback_settings(callbacks):
     for callback in _stateful(callbacks):
         names = set(inspect.signature(type(callback).__init__).parameters) - set(NO_STATE)
         values = {n: v for n, v in vars(callback).items() if n in names and _can_pack(v)}
-        settings.append({"class": type(callback).__name__, **plain(values)})
+        settings.append({"class": type(callback).__name__, **_plain(values)})
     return settings
 
 
@@ -235,7 +241,7 @@ def _fingerprint(rows):
     return f"{np.dtype(rows.dtype).name} {shape}, SHA-256 {digest.hexdigest()}"
 
 
-def plain(value):
+def _plain(value):
     """Return settings as JSON has them; what JSON has not, as the name of its type."""
 
     def name(value):
@@ -286,8 +292,8 @@ def _flat(value, path=""):
         yield from _flat(item, path + step)
 
 
-def _short(value):
-    text = repr(value)
+def _short(settings, name):
+    text = repr(settings[name]) if name in settings else "nothing"
     return text if len(text) <= 60 else f"{text[:28]}…{text[-28:]}"
 
 
@@ -393,8 +399,8 @@ class _Damaged(Exception):
     """The bytes are not those that were written."""
 
 
-def _digest(content):
-    return hashlib.sha256(content).hexdigest().encode()
+def _digest(version, content):
+    return hashlib.sha256(version + b"\n" + content).hexdigest().encode()
 
 
 def _verified(file):
@@ -403,7 +409,7 @@ def _verified(file):
     parts = header.split(b" ")
     if len(parts) != 3 or parts[0] != MAGIC:
         raise _Damaged("it has no header")
-    if parts[2] != _digest(content):
+    if parts[2] != _digest(parts[1], content):
         raise _Damaged("its digest is wrong")
     if parts[1] != VERSION:
         raise ValueError(

@@ -210,13 +210,12 @@ class GreedyPretrainer:
 
     def _settings(self, rows, validation, shuffle, callbacks):
         """What must be equal for a schedule to go on."""
-        serialize = keras.saving.serialize_keras_object
         return {
             "phase": "pretraining",
             "data": {"x": checkpoint.data_settings(rows)},
             "validation_data": checkpoint.data_settings(validation),
-            "optimizer": [checkpoint.plain(serialize(o)) for o in self.optimizer],
-            "loss": [checkpoint.plain(serialize(loss)) for loss in self.loss],
+            "optimizer": [checkpoint.object_settings(o) for o in self.optimizer],
+            "loss": [checkpoint.object_settings(loss) for loss in self.loss],
             "epochs": self.epochs,
             "batch_size": self.batch_size,
             "shuffle": bool(shuffle),

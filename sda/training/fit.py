@@ -410,7 +410,7 @@ def _all_finite(variables):
     if not variables:
         return True
     finite = [ops.all(ops.isfinite(v.value)) for v in variables]
-    return bool(ops.convert_to_numpy(ops.all(ops.stack(finite))))
+    return bool(ops.all(ops.stack(finite)))
 
 
 class Evaluator:
@@ -497,15 +497,42 @@ def _padded(batches, steps):
 
 
 def _driver(model, data):
-    """Return the backend's driver, with everything built that a step would build."""
+    """Return the backend's driver, with everything built that a step would build.
+
+    A model keeps its driver, and with it what was compiled, until something changes that a step
+    was compiled for. `compile` does: it makes new metrics.
+    """
     first = batch(_map(lambda a: ops.convert_to_tensor(host(a[:1])), data))
     x, y, weight = (*first, None, None)[:3]
     y_pred = model(x, training=False)
     model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weight, training=False)
     model.compute_metrics(x, y, y_pred, sample_weight=weight)
     model.optimizer.build(model.trainable_variables)
-    module = importlib.import_module(f"sda.training.{keras.backend.backend()}")
-    return module.Driver(model)
+    kinds = [str(model.run_eagerly), str(model.jit_compile), keras.config.floatx()]
+    kinds += [f"{host(a[:1]).dtype} {a.shape[1:]}" for a in _leaves(data)]
+    made_for = [*kinds, model.optimizer, *model.metrics, *model.trainable_variables]
+    kept = getattr(model, "_sda_driver", None)
+    if kept is None or not _identical(kept.made_for, made_for):
+        module = importlib.import_module(f"sda.training.{keras.backend.backend()}")
+        kept = _Kept(module.Driver(model), made_for)
+        model._sda_driver = kept
+    return kept.driver
+
+
+class _Kept:
+    """A driver and what it was made for; in a list, Keras would count that as the model's own."""
+
+    def __init__(self, driver, made_for):
+        self.driver = driver
+        self.made_for = made_for
+
+
+def _identical(some, others):
+    """Whether two lists hold the same objects; strings are compared by their characters."""
+    return len(some) == len(others) and all(
+        a == b if isinstance(a, str) and isinstance(b, str) else a is b
+        for a, b in zip(some, others, strict=True)
+    )
 
 
 def _logs(model):
