@@ -937,7 +937,7 @@ def test_a_schedule_that_is_killed_again_and_again_ends_as_if_it_never_was(tmp_p
         process.join()
         assert process.exitcode == -signal.SIGKILL
         assert not (folder / "result.json").exists()
-    last = start(folder, 0.0)
+    last = start(folder, 0.01)
     last.join(120)
     assert last.exitcode == 0
     assert json.loads((folder / "result.json").read_text()) == expected
