@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -528,7 +529,10 @@ def test_a_finished_run_returns_at_once(tmp_path):
     histories.append(finetune(model, tmp_path / "b", [Begins()]))
     assert len(begun) == 3
     other_stack, other_model = stacked(), classifier(None)
-    again = pretrain(other_stack, tmp_path / "a", lambda k: [Begins()])
+    # The data are what they say, wherever they are.
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        x = file.create_dataset("x", data=rows()[0])
+        again = pretrain(other_stack, tmp_path / "a", lambda k: [Begins()], data=x)
     again.append(finetune(other_model, tmp_path / "b", [Begins()]))
     assert len(begun) == 3
     assert [h.history for h in again] == [h.history for h in histories]
