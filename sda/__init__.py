@@ -13,7 +13,7 @@ from sda.corruption import (
 )
 from sda.pretraining import GreedyPretrainer
 from sda.stack import StackedDenoisingAutoencoder
-from sda.training.fit import fit
+from sda.training.fit import TrainingDiverged, fit
 
 __version__ = "0.1.0"
 
@@ -28,6 +28,7 @@ __all__ = [
     "SelectiveNoise",
     "StackedDenoisingAutoencoder",
     "SwapNoise",
+    "TrainingDiverged",
     "__version__",
     "callbacks",
     "dA",

@@ -5,6 +5,7 @@ from keras import ops
 
 from sda import corruption as corruptions
 from sda.checks import check_count
+from sda.forks import check_process
 from sda.seeding import check_seed, spawn
 
 
@@ -103,6 +104,7 @@ class DenoisingAutoencoder(keras.layers.Layer):
         return next((a for a in reversed(named) if a is not keras.activations.linear), named[0])
 
     def build(self, input_shape):
+        check_process()
         visible = input_shape[-1]
         if len(input_shape) < 2 or visible is None:
             raise ValueError(

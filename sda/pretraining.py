@@ -1,5 +1,6 @@
 """Greedy layer-wise pretraining: each dA learns the clean codes of the layers below."""
 
+import contextlib
 import datetime
 import tempfile
 import time
@@ -7,16 +8,19 @@ import time
 import keras
 from keras import ops
 
+from sda import checkpoint, losses
 from sda import codes as code_places
-from sda import losses
 from sda.autoencoder import DenoisingAutoencoder
 from sda.checks import check_count
+from sda.forks import check_process
 from sda.seeding import check_seed, fresh_seed, spawn
 from sda.stack import StackedDenoisingAutoencoder, on_arrays, per_layer
 from sda.training.chain import denoising_chain
 from sda.training.fit import Evaluator, Trainer
 from sda.training.rows import as_rows, check_finite, pieces
 
+# What a History holds, but for its model.
+HISTORY = ("params", "epoch", "history")
 # Activations whose codes may be read as probabilities.
 UNIT_INTERVAL = ("sigmoid", "hard_sigmoid", "softmax")
 
@@ -48,6 +52,12 @@ class GreedyPretrainer:
             for 1 GiB under "auto" and no limit otherwise.
         seed: Integer for the order of the examples, or None for a random one. The noise has the
             seed of the stack.
+        checkpoint_dir: Path of a folder from which the schedule can go on when it was cut off, or
+            None. Another pretrainer with the same settings, on a stack made in the same way, whose
+            `fit` gets the same data, then carries on, and ends with the same weights, bit for bit;
+            after the end it returns at once. Ctrl-C stops after the dispatch and saves first.
+        checkpoint_every: Seconds after which there is a checkpoint within an epoch; there is one
+            at the end of each epoch anyway.
 
     Raises:
         ValueError: If a setting is out of its range, or a list has not one value a layer.
@@ -72,6 +82,8 @@ class GreedyPretrainer:
         codes="auto",
         codes_budget=None,
         seed=None,
+        checkpoint_dir=None,
+        checkpoint_every=600,
     ):
         if not isinstance(stack, StackedDenoisingAutoencoder):
             raise ValueError(
@@ -99,6 +111,9 @@ class GreedyPretrainer:
         self.codes = codes
         self.codes_budget = codes_budget
         self.seed = check_seed(seed)
+        checkpoint.check_checkpoints(checkpoint_dir, checkpoint_every)
+        self.checkpoint_dir = checkpoint_dir
+        self.checkpoint_every = checkpoint_every
 
     def fit(self, x, validation_data=None, shuffle=True, verbose="auto"):
         """Pretrain all layers.
@@ -118,35 +133,105 @@ class GreedyPretrainer:
 
         Raises:
             ValueError: If the data are empty, of the wrong shape, not finite, or outside [0, 1]
-                under cross-entropy. Nothing has changed then.
+                under cross-entropy, or if `checkpoint_dir` is in use or is that of another run.
+                Nothing has changed then.
+            OSError: If a checkpoint cannot be written. The one before is whole.
+            sda.TrainingDiverged: If the loss or the weights of a layer become NaN or infinite. The
+                layers below keep what they learned, and this one its last good weights.
         """
+        check_process()
         stack = self.stack
         rows = self._checked(x, "x")
         validation = None
         if validation_data is not None:
             validation = self._checked(validation_data, "validation_data", shape=rows.shape[1:])
-        if not stack.built:
-            stack.build((None, *rows.shape[1:]))
-        seed = fresh_seed() if self.seed is None else self.seed
-        clock = _Clock(self.epochs, [a.encoder.count_params() for a in stack.autoencoders])
-        histories = []
-        with tempfile.TemporaryDirectory(prefix="sda-codes-") as folder:
-            if stack.input_layers:
-                rows, validation = self._lift(stack.prepare, rows, validation, folder, "input")
-            for k, autoencoder in enumerate(stack.autoencoders):
-                histories.append(
-                    self._fit_layer(k, rows, validation, shuffle, verbose, spawn(seed, k), clock)
+        callbacks = [
+            list(self.callbacks(k)) if self.callbacks is not None else []
+            for k in range(len(stack.autoencoders))
+        ]
+        with contextlib.ExitStack() as resources:
+            checkpoints = None
+            if self.checkpoint_dir is not None:
+                settings = self._settings(rows, validation, shuffle, callbacks)
+                checkpoints = resources.enter_context(
+                    checkpoint.Checkpoints(self.checkpoint_dir, settings, self.checkpoint_every)
                 )
-                if k + 1 < len(stack.autoencoders):
-                    rows, validation = self._lift(
-                        autoencoder.encode, rows, validation, folder, f"layer_{k + 1}"
+            if not stack.built:
+                stack.build((None, *rows.shape[1:]))
+            folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="sda-codes-"))
+            return self._fit(rows, validation, shuffle, verbose, callbacks, checkpoints, folder)
+
+    def _fit(self, rows, validation, shuffle, verbose, callbacks, checkpoints, folder):
+        """Train the layers, or those that are left; return their Histories."""
+        stack = self.stack
+        seed = fresh_seed() if self.seed is None else self.seed
+        done, histories = 0, []
+        if checkpoints is not None:
+            context = checkpoints.context
+            if context:
+                # The weights of layers to come too: they may have been drawn without a seed.
+                checkpoint.assign(stack.variables, context["stack"], "stack")
+                seed, done = context["seed"], context["layer"]
+                histories = [_history(saved) for saved in context["histories"]]
+            else:
+                context.update(seed=seed, layer=0, histories=[])
+                context["stack"] = checkpoint.values(stack.variables)
+        depth = len(stack.autoencoders)
+        if done == depth:
+            return histories
+        clock = _Clock(self.epochs, [a.encoder.count_params() for a in stack.autoencoders])
+        if stack.input_layers:
+            rows, validation = self._lift(stack.prepare, rows, validation, folder, "input")
+        for k, autoencoder in enumerate(stack.autoencoders):
+            if k < done:
+                clock.layer_ends(k)
+            else:
+                histories.append(
+                    self._fit_layer(
+                        k, rows, validation, shuffle, verbose, spawn(seed, k), callbacks[k], clock,
+                        checkpoints,
                     )
+                )  # fmt: skip
+                if checkpoints is not None:
+                    self._layer_ends(checkpoints, k, histories)
+            if k + 1 < depth:
+                rows, validation = self._lift(
+                    autoencoder.encode, rows, validation, folder, f"layer_{k + 1}"
+                )
         return histories
 
-    def _fit_layer(self, k, rows, validation, shuffle, verbose, seed, clock):
-        """Train layer `k` on its clean input; return its History."""
+    def _layer_ends(self, checkpoints, k, histories):
+        """Keep all weights of the stack, and what belongs to no layer, for layer `k` + 1."""
+        checkpoints.context.update(
+            layer=k + 1,
+            histories=[{n: getattr(h, n) for n in HISTORY} for h in histories],
+            stack=checkpoint.values(self.stack.variables),
+        )
+        checkpoints.progress = None
+        checkpoints.save(None)
+
+    def _settings(self, rows, validation, shuffle, callbacks):
+        """What must be equal for a schedule to go on."""
+        return {
+            "phase": "pretraining",
+            "data": {"x": checkpoint.data_settings(rows)},
+            "validation_data": checkpoint.data_settings(validation),
+            "optimizer": [checkpoint.object_settings(o) for o in self.optimizer],
+            "loss": [checkpoint.object_settings(loss) for loss in self.loss],
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "shuffle": bool(shuffle),
+            "seed": self.seed,
+            "stack": checkpoint.model_settings(self.stack),
+            "callbacks": [checkpoint.callback_settings(made) for made in callbacks],
+        }
+
+    def _fit_layer(
+        self, k, rows, validation, shuffle, verbose, seed, callbacks, clock, checkpoints
+    ):
+        """Train layer `k` on its clean input, or what is left of it; return its History."""
         autoencoder = self.stack.autoencoders[k]
-        model = Denoising(autoencoder, self.loss[k])
+        model = Denoising(autoencoder, self.loss[k], name=autoencoder.name)
         template = self.optimizer[k]
         model.compile(optimizer=type(template).from_config(template.get_config()))
         trainer = Trainer(model, (rows,), self.batch_size[k])
@@ -155,10 +240,11 @@ class GreedyPretrainer:
             score = DenoisingScore(autoencoder, self.loss[k], spawn(seed, 0))
             score.compile(optimizer="sgd")
             evaluate = Evaluator(score, (validation,), max(self.batch_size[k], 500))
-        callbacks = list(self.callbacks(k)) if self.callbacks is not None else []
         if verbose:
-            callbacks.append(_Progress(k, autoencoder, clock))
-        return trainer.fit(self.epochs[k], 0, verbose, callbacks, evaluate, shuffle, spawn(seed, 1))
+            callbacks = [*callbacks, _Progress(k, autoencoder, clock)]
+        return trainer.fit(
+            self.epochs[k], 0, verbose, callbacks, evaluate, shuffle, spawn(seed, 1), checkpoints
+        )
 
     def _lift(self, function, rows, validation, folder, name):
         """Return the codes of `rows` and of `validation` under `function`, in their place."""
@@ -309,6 +395,9 @@ class _Clock:
         self.done = 0
         self.start = time.monotonic()
 
+    def epoch_begins(self, k, epoch):
+        self.left[k] = (self.epochs[k] - epoch) * self.work[k]
+
     def epoch_ends(self, k):
         self.done += self.work[k]
         self.left[k] -= self.work[k]
@@ -337,6 +426,7 @@ class _Progress(keras.callbacks.ProgbarLogger):
     def on_epoch_begin(self, epoch, logs=None):
         self._reset_progbar()
         self._maybe_init_progbar()
+        self.clock.epoch_begins(self.k, epoch)
         print(f"{self.title}, epoch {epoch + 1}/{self.epochs}{self.clock.time_left()}")
 
     def on_epoch_end(self, epoch, logs=None):
@@ -345,6 +435,12 @@ class _Progress(keras.callbacks.ProgbarLogger):
 
     def on_train_end(self, logs=None):
         self.clock.layer_ends(self.k)
+
+
+def _history(saved):
+    history = keras.callbacks.History()
+    vars(history).update(saved)
+    return history
 
 
 def _loss_for(stack, k, loss):

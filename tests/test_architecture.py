@@ -18,10 +18,11 @@ BACKENDS = {"tensorflow", "jax", "torch"}
 DRIVERS = {f"training.{backend}" for backend in BACKENDS}
 
 # The ground, which every module may know.
-GROUND = {"checks", "seeding"}
+GROUND = {"checks", "forks", "seeding"}
 # What each of the lower modules may know besides. Above them, anything but a cycle is allowed.
 MAY_KNOW = {
     "checks": set(),
+    "forks": set(),
     "seeding": set(),
     "corruption": set(),
     "losses": set(),
@@ -30,13 +31,14 @@ MAY_KNOW = {
     "semisupervised": set(),
     "stack": {"autoencoder", "corruption", "finetuning", "training.rows"},
     "codes": {"training.rows"},
+    "checkpoint": {"training.rows"},
     "datasets.amat": set(),
     "datasets.natural_images": set(),
     "datasets.shapes": set(),
     "training": set(),
     "training.rows": set(),
-    "training.fit": {"training.rows"},
     "training.chain": {"losses"},
+    "training.fit": {"checkpoint", "training.rows"},
     **{driver: {"training.rows"} for driver in DRIVERS},
     "training.torch": {"corruption", "losses", "training.chain", "training.rows"},
 }

@@ -1,14 +1,19 @@
 """`fit`: epochs of many steps a dispatch, with the manners of `keras.Model.fit`."""
 
 import contextlib
+import dataclasses
 import importlib
 import math
+import signal
+import threading
 
 import keras
 import numpy as np
 from keras import ops, tree
 
+from sda import checkpoint
 from sda.checks import check_count
+from sda.forks import check_process
 from sda.seeding import check_seed, fresh_seed, permutation
 from sda.training.rows import as_rows, batch, check_finite, is_iterated, read_once
 
@@ -18,6 +23,30 @@ RESIDENT_BYTES = 2**30
 # a quarter of a second to half a second on two cores.
 DISPATCH_FLOPS = 6e10
 DISPATCHES = 32
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss or the weights are no longer finite; the model has its last good weights again.
+
+    These are the weights of the end of the last good epoch: those that the epoch of the failure
+    began with. In a schedule, layers that were trained before keep what they learned. `history` is
+    the `keras.callbacks.History` of the epochs before.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    >>> model.compile(keras.optimizers.SGD(1e38), "mse")
+    >>> try:
+    ...     history = sda.fit(model, np.ones((8, 1)), np.zeros((8, 1)), epochs=9, verbose=0)
+    ... except sda.TrainingDiverged as error:
+    ...     history = error.history
+    >>> bool(np.all(np.isfinite(model.get_weights()[0])))
+    True
+    """
+
+    def __init__(self, message, history):
+        super().__init__(message)
+        self.history = history
 
 
 def fit(
@@ -34,6 +63,8 @@ def fit(
     initial_epoch=0,
     steps_per_execution=None,
     seed=None,
+    checkpoint_dir=None,
+    checkpoint_every=600,
 ):
     """Train a compiled Keras model like `model.fit`, with many steps a dispatch.
 
@@ -64,13 +95,21 @@ def fit(
         steps_per_execution: Integer, the steps a dispatch; None for what `compile` was given, if
             above 1, or else a number that keeps the progress bar alive.
         seed: Integer for the orders, or None for a random one.
+        checkpoint_dir: Path of a folder from which the run can go on when it was cut off, or None.
+            Another call with the same data and settings, on a model made and compiled in the same
+            way, then carries on, and ends with the same weights, bit for bit; after the end it
+            returns at once. Ctrl-C stops after the dispatch and saves first.
+        checkpoint_every: Seconds after which there is a checkpoint within an epoch; there is one
+            at the end of each epoch anyway.
 
     Returns:
         A `keras.callbacks.History`.
 
     Raises:
-        ValueError: If the model is not compiled, or data or settings are out of range. Nothing
-            is changed then.
+        ValueError: If the model is not compiled, if data or settings are out of range, or if
+            `checkpoint_dir` is in use or is that of another run. Nothing is changed then.
+        OSError: If a checkpoint cannot be written. The one before is whole.
+        sda.TrainingDiverged: If the loss or the weights become NaN or infinite.
 
     Example:
 
@@ -91,6 +130,8 @@ def fit(
     if steps_per_execution is not None:
         check_count(steps_per_execution, "steps_per_execution")
     seed = check_seed(seed)
+    checkpoint.check_checkpoints(checkpoint_dir, checkpoint_every)
+    check_process()
     if is_iterated(x):
         x, y, sample_weight = (*read_once(x, "x"), None, None)[:3]
     data = _checked_data(model, (x, y, sample_weight), ("x", "y", "sample_weight"))
@@ -105,11 +146,37 @@ def fit(
             )
         names = [f"validation_data[{i}]" for i in range(3)]
         validation = _checked_data(model, (*validation_data, None)[:3], names)
-    trainer = Trainer(model, data, batch_size, steps_per_execution)
-    evaluate = None
-    if validation is not None:
-        evaluate = Evaluator(model, validation, max(batch_size, 500), trainer.driver)
-    return trainer.fit(epochs, initial_epoch, verbose, callbacks, evaluate, shuffle, seed)
+
+    def train(checkpoints=None, seed=seed):
+        trainer = Trainer(model, data, batch_size, steps_per_execution)
+        evaluate = None
+        if validation is not None:
+            evaluate = Evaluator(model, validation, max(batch_size, 500), trainer.driver)
+        return trainer.fit(
+            epochs, initial_epoch, verbose, callbacks, evaluate, shuffle, seed, checkpoints
+        )
+
+    if checkpoint_dir is None:
+        return train()
+    settings = {
+        "phase": "fit",
+        "data": dict(zip("xyw", map(checkpoint.data_settings, data), strict=True)),
+        "validation_data": checkpoint.data_settings(validation),
+        "batch_size": batch_size,
+        "epochs": epochs,
+        "initial_epoch": initial_epoch,
+        "shuffle": bool(shuffle),
+        "seed": seed,
+        "model": checkpoint.model_settings(model),
+        "compile": checkpoint.compile_settings(model),
+        "callbacks": checkpoint.callback_settings(
+            # A `CallbackList` holds a list.
+            tree.flatten(getattr(callbacks, "callbacks", callbacks) or [])
+        ),
+    }
+    with checkpoint.Checkpoints(checkpoint_dir, settings, checkpoint_every) as checkpoints:
+        seed = fresh_seed() if seed is None else seed
+        return train(checkpoints, checkpoints.context.setdefault("seed", seed))
 
 
 class Trainer:
@@ -140,8 +207,18 @@ class Trainer:
         flops = 6 * max(self.batch_size, 16) * max(self.model.count_params(), 1)
         return max(math.ceil(self.steps / DISPATCHES), int(DISPATCH_FLOPS / flops), 1)
 
-    def fit(self, epochs, initial_epoch, verbose, callbacks, evaluate, shuffle, seed):
-        """Run the epochs; return the `keras.callbacks.History`."""
+    def fit(
+        self,
+        epochs,
+        initial_epoch,
+        verbose,
+        callbacks,
+        evaluate,
+        shuffle,
+        seed,
+        checkpoints=None,
+    ):
+        """Run the epochs, or what is left of them; return the `keras.callbacks.History`."""
         model = self.model
         if shuffle and seed is None:
             seed = fresh_seed()
@@ -157,41 +234,183 @@ class Trainer:
                 steps=self.steps,
             )
         model.stop_training = False
-        callbacks.on_train_begin()
-        logs = {}
-        for epoch in range(initial_epoch, epochs):
-            model.reset_metrics()
-            callbacks.on_epoch_begin(epoch)
-            order = permutation(seed, epoch, self.rows) if shuffle else None
-            for start, batches in self._dispatches(order):
-                callbacks.on_train_batch_begin(start)
-                with _softmax_kept_alive(model):
-                    self.feed.run(self.driver.train, batches, self.steps_per_dispatch)
-                logs = _logs(model)
-                callbacks.on_train_batch_end(start + len(batches) - 1, logs)
-                if model.stop_training:
-                    break
-            if evaluate is not None:
-                callbacks.on_test_begin()
-                scores = evaluate()
-                callbacks.on_test_end(scores)
-                logs = {**logs, **{f"val_{name}": score for name, score in scores.items()}}
-            callbacks.on_epoch_end(epoch, logs)
-            if model.stop_training:
-                break
-        callbacks.on_train_end(logs)
+        position = _Position(epoch=initial_epoch)
+        if checkpoints is not None and checkpoints.progress is not None:
+            position = self._resume(callbacks, checkpoints.progress)
+        else:
+            callbacks.on_train_begin()
+            self._save(checkpoints, callbacks, position)
+        if position.finished:
+            return model.history
+        with _ctrl_c(checkpoints) as pressed:
+            while position.epoch < epochs and not model.stop_training:
+                self._run_epoch(callbacks, evaluate, shuffle, seed, position, checkpoints, pressed)
+                if pressed:
+                    raise _interrupted(checkpoints, position)
+        callbacks.on_train_end(position.logs)
+        position.finished = True
+        self._save(checkpoints, callbacks, position)
         return model.history
 
-    def _dispatches(self, order):
-        """Yield (first step, index matrix of the steps) for each dispatch of an epoch."""
+    def _run_epoch(self, callbacks, evaluate, shuffle, seed, position, checkpoints, pressed):
+        """Run the epoch of `position` from its step on, and move it to the next."""
+        model, epoch = self.model, position.epoch
+        if position.step == 0:
+            model.reset_metrics()
+            callbacks.on_epoch_begin(epoch)
+        good = self._good_state()
+        order = permutation(seed, epoch, self.rows) if shuffle else None
+        for start, batches in self._dispatches(order, position.step):
+            callbacks.on_train_batch_begin(start)
+            with _softmax_kept_alive(model):
+                self.feed.run(self.driver.train, batches, self.steps_per_dispatch)
+            logs = _logs(model)
+            position.step, position.logs = start + len(batches), logs
+            callbacks.on_train_batch_end(position.step - 1, logs)
+            if not math.isfinite(logs.get("loss", 0.0)):
+                self._diverged(good, f"loss became {logs['loss']}", position)
+            if model.stop_training:
+                break
+            if pressed or (checkpoints is not None and checkpoints.due()):
+                self._save(checkpoints, callbacks, position)
+                if pressed:
+                    raise _interrupted(checkpoints, position)
+        # The last step may have spoilt the weights, after its loss was taken.
+        if not _all_finite(model.trainable_variables):
+            self._diverged(good, "weights became NaN or infinite", position)
+        if evaluate is not None:
+            callbacks.on_test_begin()
+            scores = evaluate()
+            callbacks.on_test_end(scores)
+            position.logs = {
+                **position.logs,
+                **{f"val_{name}": score for name, score in scores.items()},
+            }
+        callbacks.on_epoch_end(epoch, position.logs)
+        position.epoch, position.step = epoch + 1, 0
+        self._save(checkpoints, callbacks, position)
+
+    def _variables(self):
+        """The variables that training changes, by what they are."""
+        model = self.model
+        return {
+            "trainable": model.trainable_variables,
+            "non-trainable": model.non_trainable_variables,  # noise counters among them
+            "optimizer": model.optimizer.variables,
+            "metrics": model.metrics_variables,
+        }
+
+    def _save(self, checkpoints, callbacks, position):
+        if checkpoints is None:
+            return
+        groups = self._variables().items()
+        checkpoints.save(
+            {
+                "position": vars(position),
+                "stop_training": self.model.stop_training,
+                "variables": {name: checkpoint.values(group) for name, group in groups},
+                "callbacks": checkpoint.callback_states(callbacks.callbacks),
+            }
+        )
+
+    def _resume(self, callbacks, progress):
+        """Bring the model and the callbacks to where they were; return the position."""
+        model = self.model
+        position = _Position(**progress["position"])
+        # What callbacks do to the model as they begin, they have done before.
+        if not position.finished:
+            with checkpoint.continued_logs(callbacks.callbacks, progress["callbacks"]):
+                callbacks.on_train_begin()
+            if position.step:
+                callbacks.on_epoch_begin(position.epoch)
+        for name, group in self._variables().items():
+            checkpoint.assign(group, progress["variables"][name], name)
+        checkpoint.restore_callbacks(callbacks.callbacks, progress["callbacks"])
+        model.stop_training = progress["stop_training"]
+        return position
+
+    def _good_state(self):
+        """Return copies of all variables on the device, to be put back if training diverges."""
+        return [ops.copy(ops.stop_gradient(v.value)) for v in self._variables_to_keep()]
+
+    def _variables_to_keep(self):
+        return [v for name, group in self._variables().items() if name != "metrics" for v in group]
+
+    def _diverged(self, good, what, position):
+        """Put the last good weights back and raise `TrainingDiverged`."""
+        model = self.model
+        for variable, value in zip(self._variables_to_keep(), good, strict=True):
+            variable.assign(value)
+        rate = float(ops.convert_to_numpy(model.optimizer.learning_rate))
+        raise TrainingDiverged(
+            f"Training {model.name!r} diverged: the {what} in epoch {position.epoch + 1}, by step "
+            f"{position.step} of {self.steps}. The model has the weights again with which this "
+            f"epoch began. Try a learning rate below {rate:g}, gradients that are clipped "
+            f"(keras.optimizers.{type(model.optimizer).__name__}(..., global_clipnorm=1.0)), or "
+            "data that are scaled, to [0, 1] or to mean 0 and deviation 1",
+            model.history,
+        )
+
+    def _dispatches(self, order, step=0):
+        """Yield (first step, index matrix of the steps) for each dispatch from `step` on."""
         if order is None:
             order = np.arange(self.rows, dtype="int32")
         whole = self.rows // self.batch_size
         batches = order[: whole * self.batch_size].reshape(whole, self.batch_size)
-        for start in range(0, whole, self.steps_per_dispatch):
+        for start in range(step, whole, self.steps_per_dispatch):
             yield start, batches[start : start + self.steps_per_dispatch]
-        if whole < self.steps:
+        if step <= whole < self.steps:
             yield whole, order[None, whole * self.batch_size :]
+
+
+@dataclasses.dataclass
+class _Position:
+    """Where a training is: `step` steps of `epoch` are done; `logs` are the last ones."""
+
+    epoch: int
+    step: int = 0
+    logs: dict = dataclasses.field(default_factory=dict)
+    finished: bool = False
+
+
+@contextlib.contextmanager
+def _ctrl_c(checkpoints):
+    """Yield a list that is no longer empty once Ctrl-C was pressed; a second one is immediate.
+
+    Only where there are checkpoints and in the main thread, where Python handles signals, and not
+    where the process was told to ignore it.
+    """
+    pressed = []
+    before = signal.getsignal(signal.SIGINT)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if checkpoints is None or not in_main_thread or before in (signal.SIG_IGN, None):
+        yield pressed
+        return
+
+    def press(*_):
+        pressed.append(True)
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupted(checkpoints, position):
+    done = f"{position.epoch} epochs" + (f" and {position.step} steps" if position.step else "")
+    return KeyboardInterrupt(
+        f"Stopped after {done}, which are saved in {str(checkpoints.path)!r}. To carry on, call "
+        "`fit` again with the same data and settings and this `checkpoint_dir`"
+    )
+
+
+def _all_finite(variables):
+    if not variables:
+        return True
+    finite = [ops.all(ops.isfinite(v.value)) for v in variables]
+    return bool(ops.all(ops.stack(finite)))
 
 
 class Evaluator:
@@ -278,15 +497,42 @@ def _padded(batches, steps):
 
 
 def _driver(model, data):
-    """Return the backend's driver, with everything built that a step would build."""
+    """Return the backend's driver, with everything built that a step would build.
+
+    A model keeps its driver, and with it what was compiled, until something changes that a step
+    was compiled for. `compile` does: it makes new metrics.
+    """
     first = batch(_map(lambda a: ops.convert_to_tensor(host(a[:1])), data))
     x, y, weight = (*first, None, None)[:3]
     y_pred = model(x, training=False)
     model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weight, training=False)
     model.compute_metrics(x, y, y_pred, sample_weight=weight)
     model.optimizer.build(model.trainable_variables)
-    module = importlib.import_module(f"sda.training.{keras.backend.backend()}")
-    return module.Driver(model)
+    kinds = [str(model.run_eagerly), str(model.jit_compile), keras.config.floatx()]
+    kinds += [f"{host(a[:1]).dtype} {a.shape[1:]}" for a in _leaves(data)]
+    made_for = [*kinds, model.optimizer, *model.metrics, *model.trainable_variables]
+    kept = getattr(model, "_sda_driver", None)
+    if kept is None or not _identical(kept.made_for, made_for):
+        module = importlib.import_module(f"sda.training.{keras.backend.backend()}")
+        kept = _Kept(module.Driver(model), made_for)
+        model._sda_driver = kept
+    return kept.driver
+
+
+class _Kept:
+    """A driver and what it was made for; in a list, Keras would count that as the model's own."""
+
+    def __init__(self, driver, made_for):
+        self.driver = driver
+        self.made_for = made_for
+
+
+def _identical(some, others):
+    """Whether two lists hold the same objects; strings are compared by their characters."""
+    return len(some) == len(others) and all(
+        a == b if isinstance(a, str) and isinstance(b, str) else a is b
+        for a, b in zip(some, others, strict=True)
+    )
 
 
 def _logs(model):
@@ -355,6 +601,10 @@ def _loss_name(model):
     return getattr(loss, "name", getattr(loss, "__name__", loss))
 
 
+_alive = {"users": 0, "epsilon": None}
+_alive_lock = threading.Lock()
+
+
 @contextlib.contextmanager
 def _softmax_kept_alive(model):
     """Let the categorical cross-entropy of a softmax have a gradient down to p = 1e-37.
@@ -363,10 +613,19 @@ def _softmax_kept_alive(model):
     wrong than that has no gradient; a large first step from random weights can put all of them
     there, for good. (On TensorFlow Keras goes back to the logits.)
     """
-    epsilon = keras.config.epsilon()
-    if _loss_name(model) in ("sparse_categorical_crossentropy", "categorical_crossentropy"):
-        keras.config.set_epsilon(1e-37)
+    if _loss_name(model) not in ("sparse_categorical_crossentropy", "categorical_crossentropy"):
+        yield
+        return
+    # The setting is that of the process: of several fits at a time, the last one puts it back.
+    with _alive_lock:
+        if _alive["users"] == 0:
+            _alive["epsilon"] = keras.config.epsilon()
+            keras.config.set_epsilon(1e-37)
+        _alive["users"] += 1
     try:
         yield
     finally:
-        keras.config.set_epsilon(epsilon)
+        with _alive_lock:
+            _alive["users"] -= 1
+            if _alive["users"] == 0:
+                keras.config.set_epsilon(_alive["epsilon"])

@@ -1,0 +1,501 @@
+"""What a run needs to resume exactly: a folder of checkpoints, each whole or absent."""
+
+import collections
+import contextlib
+import hashlib
+import importlib.metadata
+import inspect
+import io
+import json
+import os
+import pathlib
+import time
+import warnings
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from sda.checks import check_number
+from sda.training.rows import pieces
+
+# The header of a checkpoint: this, the version of the format, and the SHA-256 of what follows.
+MAGIC = b"sda-checkpoint"
+VERSION = b"1"
+# A folder keeps the newest checkpoint and the one before it.
+KEPT = 2
+SUFFIX = ".checkpoint"
+# Attributes of a callback that are not its state: what `fit` sets, what does not change the result,
+# and a setting whose sign Keras turns when it first looks at the logs.
+NO_STATE = ("params", "_model", "verbose", "min_delta")
+
+
+class Checkpoints:
+    """The folder of one run: locked while the run lasts, holding its last two checkpoints.
+
+    Used as a context manager, it takes the folder for this process (the system gives it back when
+    the process ends, in whatever way), reads the newest checkpoint that is whole, and refuses one
+    of another run. `context` is then what the owner of the run saved beside its training, and
+    `progress` the training's own state; empty and None where nothing was saved yet.
+
+    Args:
+        path: Path of the folder; made if it does not exist.
+        settings: Nested dictionary of plain values: what must be equal for a run to go on.
+        every: Seconds after which a checkpoint is due within an epoch.
+
+    Raises:
+        ValueError: If another run uses the folder or left its checkpoints there, or if none of
+            them is whole.
+    """
+
+    def __init__(self, path, settings, every):
+        self.path = pathlib.Path(path)
+        self.every = every
+        self.settings = settings
+        self.context = {}
+        self.progress = None
+        self._whole = collections.deque(maxlen=KEPT)
+        self._number = 0
+        self._saved_at = time.monotonic()
+
+    def __enter__(self):
+        self.path.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            lock = stack.enter_context(open(self.path / "lock", "ab"))
+            if not _lock(lock):
+                raise ValueError(
+                    "Expected `checkpoint_dir` to belong to one run at a time. Received: "
+                    f"checkpoint_dir={str(self.path)!r}, which another run is using"
+                )
+            # What a run that was killed had begun to write.
+            for leftover in self.path.glob(f"*{SUFFIX}.tmp"):
+                leftover.unlink()
+            self._load()
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(self, *error):
+        self._open.close()
+
+    def due(self):
+        """Return whether `every` seconds have passed since the last checkpoint."""
+        return time.monotonic() - self._saved_at >= self.every
+
+    def save(self, progress):
+        """Write a checkpoint of `context` and `progress`, nested plain values and arrays.
+
+        It is written under another name, synced to the disk and then renamed: whatever happens
+        meanwhile, there is a whole checkpoint under every name.
+
+        Raises:
+            OSError: If the file cannot be written, as on a full disk.
+        """
+        content = _packed(
+            {
+                "settings": self.settings,
+                "versions": _versions(),
+                "context": self.context,
+                "progress": progress,
+            }
+        )
+        self._number += 1
+        path = self.path / f"{self._number:08d}{SUFFIX}"
+        temporary = path.with_name(f"{path.name}.tmp")
+        try:
+            with open(temporary, "wb") as file:
+                file.write(b"%s %s %s\n" % (MAGIC, VERSION, _digest(VERSION, content)))
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            _sync_folder(self.path)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"Could not save a checkpoint in {str(self.path)!r}: {error.strerror}. Training "
+                "has stopped; the checkpoint before this one is whole. Call `fit` again with the "
+                "same data and settings to carry on from there",
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._whole.append(path)
+        for other in set(self._files()) - set(self._whole):
+            other.unlink()
+        self._saved_at = time.monotonic()
+
+    def _files(self):
+        return sorted(self.path.glob(f"*{SUFFIX}"))
+
+    def _load(self):
+        files = self._files()
+        for path in reversed(files):
+            try:
+                saved = _unpacked(_verified(path.read_bytes()))
+            except _Damaged as damage:
+                warnings.warn(
+                    f"The checkpoint {str(path)!r} is damaged ({damage}); using the one before it.",
+                    stacklevel=4,
+                )
+                continue
+            self._check(saved)
+            self.context, self.progress = saved["context"], saved["progress"]
+            self._whole.append(path)
+            self._number = int(files[-1].name.removesuffix(SUFFIX))
+            return
+        if files:
+            raise ValueError(
+                "Expected a whole checkpoint in `checkpoint_dir`. Received: checkpoint_dir="
+                f"{str(self.path)!r}, with {len(files)} that are damaged; delete them to start anew"
+            )
+
+    def _check(self, saved):
+        """Raise `ValueError` if the checkpoint is that of another run, and name what differs."""
+        there, here = dict(_flat(saved["settings"])), dict(_flat(self.settings))
+        differing = [
+            f"{name}={_short(here, name)} (there: {_short(there, name)})"
+            for name in [*here, *(name for name in there if name not in here)]
+            if name not in here or name not in there or here[name] != there[name]
+        ]
+        if differing:
+            more = f", and {len(differing) - 5} more" if len(differing) > 5 else ""
+            raise ValueError(
+                "Expected the data and settings of the run in `checkpoint_dir`. Received: "
+                f"{', '.join(differing[:5])}{more}; checkpoint_dir={str(self.path)!r}. Nothing was "
+                "changed: use another folder, or delete this one to start anew"
+            )
+        then, now = saved["versions"], _versions()
+        changed = [f"{p} {then.get(p)} -> {now.get(p)}" for p in now if now[p] != then.get(p)]
+        if changed:
+            warnings.warn(
+                "The run was begun with other versions, so its result may differ in the last bits: "
+                f"{', '.join(changed)}.",
+                stacklevel=5,
+            )
+
+
+def check_checkpoints(checkpoint_dir, checkpoint_every):
+    """Raise `ValueError` unless the two arguments make sense."""
+    if checkpoint_dir is not None and not isinstance(checkpoint_dir, (str, os.PathLike)):
+        raise ValueError(
+            "Expected `checkpoint_dir` to be the path of a folder or None. "
+            f"Received: checkpoint_dir={checkpoint_dir!r}"
+        )
+    check_number(checkpoint_every, "checkpoint_every", "in seconds, at least 0", lambda s: s >= 0)
+
+
+# What a run is
+
+
+def data_settings(data):
+    """Return what tells one set of data from another: for each source its type, shape and digest.
+
+    Args:
+        data: Nested structure of row sources, or None.
+    """
+    return [_fingerprint(rows) for rows in tree.flatten(data) if rows is not None]
+
+
+def model_settings(model):
+    """Return what tells one model from another before training: its layers, without their names."""
+    try:
+        config = model.get_config()
+    except NotImplementedError:  # a subclass that does not say how it was made
+        config = {}
+    return {
+        "class": type(model).__name__,
+        "backend": keras.backend.backend(),
+        "floatx": keras.config.floatx(),
+        "config": _anonymous(_plain(config)),
+    }
+
+
+def object_settings(thing):
+    """Return what an optimizer or a loss was made with, but for its name."""
+    return _anonymous(_plain(keras.saving.serialize_keras_object(thing)))
+
+
+def compile_settings(model):
+    """Return what the model was compiled with, as far as the result depends on it."""
+    config = _plain(model.get_compile_config() or {})
+    for name in ("run_eagerly", "steps_per_execution"):
+        config.pop(name, None)
+    # The names of metrics are those of the logs, and stay.
+    return {k: _anonymous(v) if k in ("optimizer", "loss") else v for k, v in config.items()}
+
+
+def callback_settings(callbacks):
+    """Return the classes of the callbacks and the arguments they were made with."""
+    settings = []
+    for callback in _stateful(callbacks):
+        names = set(inspect.signature(type(callback).__init__).parameters) - set(NO_STATE)
+        values = {n: v for n, v in vars(callback).items() if n in names and _can_pack(v)}
+        settings.append({"class": type(callback).__name__, **_plain(values)})
+    return settings
+
+
+def _fingerprint(rows):
+    digest = hashlib.sha256()
+    for piece in pieces(rows):
+        digest.update(memoryview(np.ascontiguousarray(piece)).cast("B"))
+    shape = tuple(int(n) for n in rows.shape)
+    return f"{np.dtype(rows.dtype).name} {shape}, SHA-256 {digest.hexdigest()}"
+
+
+def _plain(value):
+    """Return settings as JSON has them; what JSON has not, as the name of its type."""
+
+    def name(value):
+        return f"{type(value).__module__}.{type(value).__name__}"
+
+    return json.loads(json.dumps(value, default=name))
+
+
+def _anonymous(config):
+    """Return a model's configuration with its names replaced by numbers, in order of appearance.
+
+    Keras counts names up in a process ("dense", "dense_1"), and the second model of a process is
+    no other model for that. How often it was built tells nothing either.
+    """
+    numbers = {}
+
+    def find(value):
+        for key, inner in _items(value):
+            if key == "name" and isinstance(inner, str):
+                numbers.setdefault(inner, f"#{len(numbers)}")
+            find(inner)
+
+    def replace(value):
+        if isinstance(value, dict):
+            left_out = ("build_config", "shared_object_id")
+            return {k: replace(v) for k, v in value.items() if k not in left_out}
+        if isinstance(value, list):
+            return [replace(v) for v in value]
+        return numbers.get(value, value) if isinstance(value, str) else value
+
+    find(config)
+    return replace(config)
+
+
+def _items(value):
+    if isinstance(value, dict):
+        return value.items()
+    return enumerate(value) if isinstance(value, list) else ()
+
+
+def _flat(value, path=""):
+    """Yield (path, value) of all that is plain in nested dictionaries and lists."""
+    inner = list(_items(value))
+    if not inner:
+        yield path, value
+    for key, item in inner:
+        step = f"[{key}]" if isinstance(value, list) else f".{key}" if path else key
+        yield from _flat(item, path + step)
+
+
+def _short(settings, name):
+    text = repr(settings[name]) if name in settings else "nothing"
+    return text if len(text) <= 60 else f"{text[:28]}…{text[-28:]}"
+
+
+def _versions():
+    versions = {}
+    for package in ("keras-sda", "keras", "numpy", keras.backend.backend()):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
+
+
+# The state of a training
+
+
+def values(variables):
+    """Return the values of Keras variables, as NumPy arrays of their own."""
+    return [np.array(ops.convert_to_numpy(v.value)) for v in variables]
+
+
+def assign(variables, saved, name):
+    """Give the variables the values that were saved.
+
+    Raises:
+        ValueError: If there are more or fewer of them, or a shape differs. Nothing is changed then.
+    """
+    if [tuple(v.shape) for v in variables] != [np.shape(value) for value in saved]:
+        raise ValueError(
+            f"Expected a checkpoint with the {len(variables)} {name} variables of this model. "
+            f"Received: one with {len(saved)}, or with other shapes"
+        )
+    for variable, value in zip(variables, saved, strict=True):
+        variable.assign(value)
+
+
+def callback_states(callbacks):
+    """Return the state of each callback.
+
+    It is what the callback's `get_state()` returns, or else all of its attributes that are None,
+    numbers, strings, arrays, or lists, tuples and dictionaries of these.
+    """
+    return [_state(callback) for callback in _stateful(callbacks)]
+
+
+def restore_callbacks(callbacks, states):
+    """Give each callback its state back; to be called after `on_train_begin`."""
+    for callback, state in zip(_stateful(callbacks), states, strict=True):
+        if hasattr(callback, "set_state"):
+            callback.set_state(state)
+        elif not isinstance(callback, keras.callbacks.CSVLogger):
+            vars(callback).update(state)
+
+
+@contextlib.contextmanager
+def continued_logs(callbacks, states):
+    """Let each `CSVLogger` go on where it was, and not begin its file anew, in `on_train_begin`."""
+    loggers = [
+        (callback, callback.append, state["size"])
+        for callback, state in zip(_stateful(callbacks), states, strict=True)
+        if isinstance(callback, keras.callbacks.CSVLogger)
+    ]
+    for callback, _, size in loggers:
+        callback.append = True
+        # Lines of epochs that will be run again.
+        with contextlib.suppress(FileNotFoundError):
+            os.truncate(callback.filename, min(size, os.path.getsize(callback.filename)))
+    try:
+        yield
+    finally:
+        for callback, append, _ in loggers:
+            callback.append = append
+
+
+def _stateful(callbacks):
+    """The callbacks but for the progress bar, which a run may have or not."""
+    return [c for c in callbacks if not isinstance(c, keras.callbacks.ProgbarLogger)]
+
+
+def _state(callback):
+    if hasattr(callback, "get_state"):
+        return callback.get_state()
+    if isinstance(callback, keras.callbacks.CSVLogger):
+        return {"size": os.path.getsize(callback.filename)}
+    state = {}
+    for name, value in vars(callback).items():
+        if name in NO_STATE:
+            continue
+        if _can_pack(value):
+            state[name] = value
+        elif isinstance(value, (list, tuple, dict, set)):
+            warnings.warn(
+                f"`{name}` of {type(callback).__name__} is not saved in checkpoints, since it "
+                "holds more than numbers, strings and arrays. If it is part of the callback's "
+                "state, give the callback `get_state()` and `set_state(state)`.",
+                stacklevel=2,
+            )
+    return state
+
+
+# Files
+
+
+class _Damaged(Exception):
+    """The bytes are not those that were written."""
+
+
+def _digest(version, content):
+    return hashlib.sha256(version + b"\n" + content).hexdigest().encode()
+
+
+def _verified(file):
+    """Return the content of a checkpoint's bytes after its header, if it is what was written."""
+    header, _, content = file.partition(b"\n")
+    parts = header.split(b" ")
+    if len(parts) != 3 or parts[0] != MAGIC:
+        raise _Damaged("it has no header")
+    if parts[2] != _digest(parts[1], content):
+        raise _Damaged("its digest is wrong")
+    if parts[1] != VERSION:
+        raise ValueError(
+            f"Expected checkpoints of format {VERSION.decode()}. Received: one of format "
+            f"{parts[1].decode(errors='replace')}, of another version of keras-sda"
+        )
+    return content
+
+
+def _packed(value):
+    """Return nested plain values and arrays as bytes: an .npz of the arrays and one JSON text."""
+    arrays = []
+    text = json.dumps(_to_json(value, arrays))
+    buffer = io.BytesIO()
+    named = {f"array_{i}": array for i, array in enumerate(arrays)}
+    np.savez(buffer, json=np.frombuffer(text.encode(), "uint8"), **named)
+    return buffer.getvalue()
+
+
+def _unpacked(content):
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        return _from_json(json.loads(file["json"].tobytes()), file)
+
+
+def _to_json(value, arrays):
+    """Return the value for JSON, with dictionaries as tags, and its arrays moved to `arrays`."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (np.ndarray, np.generic)):
+        # NumPy has no bfloat16 of its own; in float32 its values are the same.
+        array = value.astype("float32") if value.dtype.kind == "V" else np.asarray(value)
+        if array.dtype.kind in "biufcSU":
+            arrays.append(array)
+            return {"array": len(arrays) - 1}
+    if type(value) in (list, tuple):
+        return {type(value).__name__: [_to_json(item, arrays) for item in value]}
+    if type(value) in (dict, collections.defaultdict, collections.OrderedDict):
+        return {"dict": [[_to_json(k, arrays), _to_json(v, arrays)] for k, v in value.items()]}
+    raise TypeError(f"no place for a {type(value).__name__} in a checkpoint")
+
+
+def _from_json(value, arrays):
+    if not isinstance(value, dict):
+        return value
+    ((tag, inner),) = value.items()
+    if tag == "array":
+        # A number of NumPy's comes back as one.
+        return arrays[f"array_{inner}"][()]
+    if tag == "dict":
+        return {_from_json(k, arrays): _from_json(v, arrays) for k, v in inner}
+    return {"list": list, "tuple": tuple}[tag](_from_json(item, arrays) for item in inner)
+
+
+def _can_pack(value):
+    try:
+        json.dumps(_to_json(value, []))
+    except (TypeError, RecursionError):
+        return False
+    return True
+
+
+def _lock(file):
+    """Take the file for this process until it is closed; return whether that could be done."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _sync_folder(path):
+    """Let the folder's new names reach the disk, where the system can open a folder."""
+    if os.name != "posix":
+        return
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
