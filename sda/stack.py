@@ -10,8 +10,9 @@ from sda import corruption as corruptions
 from sda import finetuning
 from sda.autoencoder import DenoisingAutoencoder
 from sda.checks import check_count
+from sda.safe_files import check_dataset
 from sda.seeding import check_seed, spawn
-from sda.training.rows import scale_pixels
+from sda.training.rows import is_h5, scale_pixels
 
 
 @keras.saving.register_keras_serializable(package="sda")
@@ -327,6 +328,8 @@ class StackedDenoisingAutoencoder(keras.Model):
 
     def _in_pieces(self, function, x, batch_size):
         check_count(batch_size, "batch_size")
+        if is_h5(x):
+            check_dataset(x, "x")
         shape = tuple(np.shape(x))
         if not self.built:
             self.build(shape)

@@ -2,5 +2,6 @@
 
 from sda.datasets.catalogue import load
 from sda.datasets.files import DatasetUnavailable
+from sda.datasets.reading import read
 
-__all__ = ["DatasetUnavailable", "load"]
+__all__ = ["DatasetUnavailable", "load", "read"]

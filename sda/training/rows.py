@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from sda.safe_files import check_dataset
+
 
 class H5Rows:
     """Rows of an `h5py.Dataset`, read by index.
@@ -48,10 +50,11 @@ def as_rows(x, name="x"):
         name: What to call it in errors.
 
     Raises:
-        ValueError: If it is empty, endless, or holds no numbers.
+        ValueError: If it is empty, endless, or holds no numbers, or if reading an `h5py.Dataset`
+            would read other files or never end.
     """
-    kind = f"{type(x).__module__}.{type(x).__name__}"
-    if kind.startswith("h5py."):
+    if is_h5(x):
+        check_dataset(x, name)
         x = H5Rows(x)
     elif is_iterated(x):
         x = read_once(x, name)[0]
@@ -66,6 +69,11 @@ def as_rows(x, name="x"):
     if np.dtype(x.dtype).kind not in "fiub":
         raise ValueError(f"Expected `{name}` to hold numbers. Received: dtype {x.dtype}")
     return x
+
+
+def is_h5(x):
+    """Return whether `x` is something of h5py's: a dataset, or what was mistaken for one."""
+    return f"{type(x).__module__}.".startswith("h5py.")
 
 
 def pieces(rows, size=4096):
