@@ -130,7 +130,15 @@ def load_weights(model, path):
         raise refusal("path", "a .weights.h5 file", f"path={path}")
     with open(path, "rb") as file:
         _count_values(file, path)
-    model.load_weights(path)
+    before = model.get_weights()
+    try:
+        model.load_weights(path)
+    except Exception as error:
+        # Keras assigns what fits before it says what does not.
+        model.set_weights(before)
+        raise refusal(
+            "path", "a file with the weights of `model`", f"path={path}: {error}"
+        ) from error
 
 
 def _read(path):
@@ -145,7 +153,7 @@ def _read(path):
                 raise _bad_model(path, f"{members[CONFIG].file_size} bytes of config")
             config = json.loads(archive.read(CONFIG))
             values = _count_values(io.BytesIO(archive.read(WEIGHTS)), path)
-    except (*BROKEN_ZIP, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (*BROKEN_ZIP, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _bad_model(path, error) from error
     if not isinstance(config, dict) or "class_name" not in config:
         raise _bad_model(path, "a config that names no class")

@@ -6,6 +6,7 @@ storage, virtual datasets, paths in archives) or declare far more than it holds 
 
 import math
 import os
+import warnings
 import zipfile
 import zlib
 
@@ -216,9 +217,12 @@ def read_text(path, columns=None):
     # Opened here: NumPy would fetch an address and inflate what is called .gz.
     with open(path, encoding="ascii") as file:
         try:
-            rows = np.loadtxt(file, dtype="float32", ndmin=2, comments=None)
+            with warnings.catch_warnings(action="ignore"):  # That there is nothing is said below.
+                rows = np.loadtxt(file, dtype="float32", ndmin=2, comments=None)
         except ValueError as error:
             raise _bad_text(path, columns, error) from error
+    if not rows.size:
+        raise _bad_text(path, columns, "no numbers")
     if columns not in (None, rows.shape[1]):
         raise _bad_text(path, columns, f"{rows.shape[1]} numbers")
     return rows

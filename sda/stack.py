@@ -10,9 +10,8 @@ from sda import corruption as corruptions
 from sda import finetuning
 from sda.autoencoder import DenoisingAutoencoder
 from sda.checks import check_count
-from sda.safe_files import check_dataset
 from sda.seeding import check_seed, spawn
-from sda.training.rows import is_h5, scale_pixels
+from sda.training.rows import as_rows, is_h5, scale_pixels
 
 
 @keras.saving.register_keras_serializable(package="sda")
@@ -96,6 +95,17 @@ class StackedDenoisingAutoencoder(keras.Model):
         super().__init__(**kwargs)
         if not autoencoders:
             raise ValueError("Expected `units` to name at least one layer. Received: units=[]")
+        # A config may say anything.
+        if not all(isinstance(a, DenoisingAutoencoder) for a in autoencoders):
+            raise ValueError(
+                "Expected `autoencoders` to be sda.DenoisingAutoencoder layers. "
+                f"Received: autoencoders={autoencoders!r}"
+            )
+        if any(not isinstance(la, keras.layers.Layer) or la.weights for la in input_layers):
+            raise ValueError(
+                "Expected `input_layers` to be Keras layers without weights. "
+                f"Received: input_layers={input_layers!r}"
+            )
         self.autoencoders = autoencoders
         self.input_layers = input_layers
         self.seed = seed
@@ -329,7 +339,7 @@ class StackedDenoisingAutoencoder(keras.Model):
     def _in_pieces(self, function, x, batch_size):
         check_count(batch_size, "batch_size")
         if is_h5(x):
-            check_dataset(x, "x")
+            x = as_rows(x)
         shape = tuple(np.shape(x))
         if not self.built:
             self.build(shape)
