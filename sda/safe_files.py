@@ -4,6 +4,7 @@ A file that somebody else made may hold code (pickles), point to other files (li
 storage, virtual datasets, paths in archives) or declare far more than it holds (bombs).
 """
 
+import contextlib
 import math
 import os
 import warnings
@@ -18,6 +19,8 @@ SMALL = 2**26
 # DEFLATE makes at most 1032 bytes of one. Data that shrink nearly as far are nothing but one value.
 EXPANSION = 1000
 
+# The kinds of dtype that are numbers.
+NUMBERS = "fiub"
 # Filters that are compiled into HDF5 and h5py; any other is a library that HDF5 would look for.
 FILTERS = {
     h5py.h5z.FILTER_DEFLATE,
@@ -74,7 +77,7 @@ def check_zip(archive, path):
             raise _bad_zip(
                 path, f"{name!r}, {member.file_size} bytes out of {member.compress_size}"
             )
-    if sum(member.compress_size for member in members) > os.fstat(archive.fp.fileno()).st_size:
+    if sum(member.compress_size for member in members) > archive.fp.seek(0, os.SEEK_END):
         raise _bad_zip(path, "members that overlap")
 
 
@@ -85,14 +88,15 @@ def _bad_zip(path, received):
 # NumPy arrays
 
 
-def read_npz(path, names=None):
-    """Read arrays of numbers from an `.npz` file.
+def read_npz(path, names=None, kinds=NUMBERS):
+    """Read arrays from an `.npz` file.
 
     The header of each array is compared with the size of its member before anything is inflated.
 
     Args:
-        path: Path of the file.
+        path: Path of the file, or a binary file that is open.
         names: The arrays to read, or None for all.
+        kinds: The kinds of dtype that may be in it, as NumPy's letters.
 
     Returns:
         Dict of NumPy arrays.
@@ -109,15 +113,15 @@ def read_npz(path, names=None):
     """
     try:
         # Opened here: NumPy leaves a broken file open.
-        with open(path, "rb") as file:
+        with contextlib.nullcontext(path) if hasattr(path, "read") else open(path, "rb") as file:
             with zipfile.ZipFile(file) as archive:
                 check_zip(archive, path)
                 if names is None:
                     names = [name.removesuffix(".npy") for name in archive.namelist()]
                 for name in names:
-                    _check_member(archive, name, path)
-            file.seek(0)
+                    _check_member(archive, name, path, kinds)
             # NumPy goes by the first bytes, `zipfile` by the last ones.
+            file.seek(0)
             if file.read(4) != b"PK\3\4":
                 raise _bad_npz(path, names, "something before the archive")
             file.seek(0)
@@ -127,13 +131,13 @@ def read_npz(path, names=None):
         raise _bad_npz(path, names, error) from error
 
 
-def _check_member(archive, name, path):
+def _check_member(archive, name, path, kinds):
     try:
         member = archive.getinfo(f"{name}.npy")
     except KeyError:
         raise _bad_npz(path, [name], f"the arrays {archive.namelist()}") from None
     with archive.open(member) as file:
-        _check_npy(file, member.file_size, path, name)
+        _check_npy(file, member.file_size, path, name, kinds)
 
 
 def read_npy(path):
@@ -156,13 +160,13 @@ def read_npy(path):
     (2, 3)
     """
     with open(path, "rb") as file:
-        _check_npy(file, os.fstat(file.fileno()).st_size, path, "the array")
+        _check_npy(file, os.fstat(file.fileno()).st_size, path, "the array", NUMBERS)
         file.seek(0)
         return np.load(file, allow_pickle=False)
 
 
-def _check_npy(file, size, path, name):
-    """Raise `ValueError` unless a file of `size` bytes holds the numbers that its header names."""
+def _check_npy(file, size, path, name, kinds):
+    """Raise `ValueError` unless a file of `size` bytes holds the array that its header names."""
     readers = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
@@ -175,7 +179,7 @@ def _check_npy(file, size, path, name):
         raise _bad_npy(path, name, f"format version {version}") from None
     except BROKEN_HEADER as error:
         raise _bad_npy(path, name, error) from error
-    if dtype.kind not in "fiub":
+    if dtype.kind not in kinds:
         raise _bad_npy(path, name, f"dtype {dtype}")
     if min(shape, default=0) < 0 or file.tell() + math.prod(shape) * dtype.itemsize != size:
         raise _bad_npy(path, name, f"shape {shape} of {dtype} in {size} bytes")
@@ -187,20 +191,17 @@ def _bad_npz(path, names, received):
 
 
 def _bad_npy(path, name, received):
-    return refusal(
-        "path", "a file of plain NumPy arrays of numbers", f"path={path}: {name} with {received}"
-    )
+    return refusal("path", "a file of plain NumPy arrays", f"path={path}: {name} with {received}")
 
 
 # Text
 
 
-def read_text(path, columns=None):
+def read_text(path):
     """Read a table of numbers from text, one row a line, such as an `.amat` file.
 
     Args:
         path: Path of the file, uncompressed.
-        columns: Integer, the numbers that each line must have, or None for any.
 
     Returns:
         float32 array of shape `(rows, columns)`.
@@ -210,9 +211,9 @@ def read_text(path, columns=None):
 
     Example:
 
-    >>> np.savetxt("rows.amat", np.zeros((2, 2)))
+    >>> np.savetxt("rows.amat", np.zeros((2, 3)))
     >>> sda.safe_files.read_text("rows.amat").shape
-    (2, 2)
+    (2, 3)
     """
     # Opened here: NumPy would fetch an address and inflate what is called .gz.
     with open(path, encoding="ascii") as file:
@@ -220,17 +221,16 @@ def read_text(path, columns=None):
             with warnings.catch_warnings(action="ignore"):  # That there is nothing is said below.
                 rows = np.loadtxt(file, dtype="float32", ndmin=2, comments=None)
         except ValueError as error:
-            raise _bad_text(path, columns, error) from error
+            raise _bad_text(path, error) from error
     if not rows.size:
-        raise _bad_text(path, columns, "no numbers")
-    if columns not in (None, rows.shape[1]):
-        raise _bad_text(path, columns, f"{rows.shape[1]} numbers")
+        raise _bad_text(path, "no numbers")
     return rows
 
 
-def _bad_text(path, columns, received):
-    count = "numbers" if columns is None else f"{columns} numbers"
-    return refusal("path", f"a text file with {count} on each line", f"path={path} with {received}")
+def _bad_text(path, received):
+    return refusal(
+        "path", "a text file with as many numbers on each line", f"path={path} with {received}"
+    )
 
 
 # HDF5
@@ -299,7 +299,6 @@ def check_storage(dataset, name):
         raise _bad_dataset(name, f"the filters {sorted(filters - FILTERS)}, which are plugins")
     # A chunk is inflated whole, and may be larger than the dataset.
     values = max(math.prod(dataset.shape), math.prod(dataset.chunks or ()))
-    dataset.file.flush()
     stored = min(dataset.id.get_storage_size(), dataset.file.id.get_filesize())
     if is_bomb(values * dataset.dtype.itemsize, stored):
         raise _bad_dataset(
