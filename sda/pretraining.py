@@ -9,7 +9,7 @@ from keras import ops
 
 from sda import codes as code_places
 from sda import losses
-from sda.checks import check_count
+from sda.checks import check_count, check_flag, look_up
 from sda.seeding import check_seed, fresh_seed, spawn
 from sda.stack import StackedDenoisingAutoencoder, on_arrays, per_layer
 from sda.training.fit import Evaluator, Trainer
@@ -78,7 +78,10 @@ class GreedyPretrainer:
             )
         depth = len(stack.autoencoders)
         self.stack = stack
-        self.optimizer = [keras.optimizers.get(o) for o in per_layer(optimizer, depth, "optimizer")]
+        self.optimizer = [
+            look_up(keras.optimizers.get, o, "optimizer", "a Keras optimizer or its name")
+            for o in per_layer(optimizer, depth, "optimizer")
+        ]
         self.loss = [
             _loss_for(stack, k, loss_k) for k, loss_k in enumerate(per_layer(loss, depth, "loss"))
         ]
@@ -119,6 +122,7 @@ class GreedyPretrainer:
                 under cross-entropy. Nothing has changed then.
         """
         stack = self.stack
+        check_flag(shuffle, "shuffle")
         rows = self._checked(x, "x")
         validation = None
         if validation_data is not None:
@@ -218,6 +222,8 @@ class Denoising(keras.Model):
             self.autoencoder.build(input_shape)
 
     def call(self, x, training=None):
+        # Integers too: noise that is added to them would be cut off.
+        x = ops.cast(x, self.compute_dtype)
         selected = None
         if training:
             x, selected = self.autoencoder.corruption.corrupt(x)
@@ -266,6 +272,7 @@ class DenoisingScore(Denoising):
         self.start = [(v, ops.convert_to_numpy(v.value)) for v in self.corruption.variables]
 
     def call(self, x, training=None):
+        x = ops.cast(x, self.compute_dtype)
         return [*self._rebuild(x, None), *self._rebuild(*self.corruption.corrupt(x))]
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
