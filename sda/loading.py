@@ -196,6 +196,14 @@ class _Inspector:
                 self._size(config)
             for value in config:
                 self.check(value, key)
+        elif isinstance(config, str) and not self._may_be_registered(config):
+            raise _bad_model(self.path, f"{config}, which this program registered for itself")
+
+    def _may_be_registered(self, name):
+        # Keras takes a string for a function or a class that is registered under it.
+        if name in self.custom_objects or name.startswith("sda>"):
+            return True
+        return ">" not in name or keras.saving.get_registered_object(name) is None
 
     def _check_object(self, config):
         module, name, inner = config.get("module"), config["class_name"], config["config"]

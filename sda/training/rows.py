@@ -33,10 +33,16 @@ class H5Rows:
     def __getitem__(self, rows):
         if self._map is not None:
             return self._map[rows]
-        if isinstance(rows, slice):
-            return self.dataset[rows]
-        unique, inverse = np.unique(rows, return_inverse=True)
-        return self.dataset[unique][inverse]
+        try:
+            if isinstance(rows, slice):
+                return self.dataset[rows]
+            unique, inverse = np.unique(rows, return_inverse=True)
+            return self.dataset[unique][inverse]
+        except OSError as error:
+            raise ValueError(
+                f"Expected the rows of {self.dataset.name} in {self.dataset.file.filename} to be "
+                f"whole. Received: {error}"
+            ) from error
 
 
 def as_rows(x, name="x"):

@@ -408,6 +408,10 @@ MODEL_FILES = {
         ),
         "bystander>Toucher",
     ),
+    "a class of the program's own, by its name": (
+        with_activation(lambda ground: "bystander>Toucher"),
+        "bystander>Toucher",
+    ),
     "a class of ours that is not there": (
         with_layer(lambda ground: {**stock("Nothing"), "registered_name": "sda>Nothing"}),
         "sda>Nothing",
@@ -540,6 +544,16 @@ def wide_rows(ground, file):
     file.create_dataset("x", (5, HUGE), "float32", chunks=(1, 1000))
 
 
+def damaged_rows(ground):
+    with h5py.File(ground.path, "w") as file:
+        x = file.create_dataset("x", (5, 4), "float32", chunks=(5, 4), fletcher32=True)
+        x[:] = 0.5
+        start = x.id.get_chunk_info(0).byte_offset
+    content = bytearray(ground.path.read_bytes())
+    content[start] ^= 1
+    ground.path.write_bytes(content)
+
+
 def unwritten_rows(ground, file):
     file.create_dataset("x", (HUGE, 4), "float32")
 
@@ -576,6 +590,7 @@ HDF5_DATA = {
     "a row without end": (data(wide_rows), "of which the file holds 0 bytes"),
     "rows that nobody wrote": (data(unwritten_rows), "of which the file holds 0 bytes"),
     "one large chunk": (data(one_large_chunk), "of which the file holds 0 bytes"),
+    "a wrong checksum": (damaged_rows, "to be whole"),
     "strings": (data(strings), "dtype object"),
     "records": (data(records), "dtype"),
     "no shape": (data(no_shape), "a dataset with a shape"),
