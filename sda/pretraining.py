@@ -127,6 +127,8 @@ class GreedyPretrainer:
         validation = None
         if validation_data is not None:
             validation = self._checked(validation_data, "validation_data", shape=rows.shape[1:])
+        for examples in (rows, validation):
+            self._check_places(examples)
         if not stack.built:
             stack.build((None, *rows.shape[1:]))
         seed = fresh_seed() if self.seed is None else self.seed
@@ -173,6 +175,20 @@ class GreedyPretrainer:
 
         lifted = lift(rows, name)
         return lifted, None if validation is None else lift(validation, f"{name}_validation")
+
+    def _check_places(self, rows):
+        """Raise `ValueError` if the codes of any layer will not fit, before one is trained."""
+        if rows is None:
+            return
+        shape = tuple(rows.shape)
+        shapes = []
+        for layer in self.stack.input_layers:
+            shape = layer.compute_output_shape(shape)
+        if self.stack.input_layers:
+            shapes.append(shape)
+        shapes += [(*shape[:-1], a.units) for a in self.stack.autoencoders[:-1]]
+        for shape in shapes:
+            code_places.place_codes(self.codes, self.codes_budget, shape)
 
     def _checked(self, x, name, shape=None):
         """Return `x` as rows that the first layer can learn, or raise `ValueError`."""

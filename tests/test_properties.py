@@ -503,6 +503,9 @@ REFUSED = {
     "an unknown initializer": unbuilt(kernel_initializer="no such"),
     "False for a decoder": lambda s, m: stack_of(decoder_activation=False),
     "an empty name for a decoder": lambda s, m: stack_of(decoder_activation=["", "linear"]),
+    "codes above the budget": lambda s, m: pretrainer(
+        stack=s, codes="ram", codes_budget=10, epochs=1
+    ).fit(X, verbose=0),
     "a config for an optimizer": lambda s, m: pretrainer(optimizer={}),
     "an array for a place": lambda s, m: pretrainer(codes=np.array(["ram", "disk"])),
     "a word for a flag": lambda s, m: s.classifier(2, copy="no"),
