@@ -11,6 +11,7 @@ from sda.corruption import (
     SelectiveNoise,
     SwapNoise,
 )
+from sda.loading import load, load_weights
 from sda.pretraining import GreedyPretrainer
 from sda.stack import StackedDenoisingAutoencoder
 from sda.training.fit import TrainingDiverged, fit
@@ -34,6 +35,8 @@ __all__ = [
     "dA",
     "datasets",
     "fit",
+    "load",
+    "load_weights",
     "losses",
     "plotting",
     "semisupervised",

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from sda import corruption as corruptions
-from sda.checks import check_count
+from sda.checks import check_count, check_flag, look_up
 from sda.forks import check_process
 from sda.seeding import check_seed, spawn
 
@@ -74,10 +74,9 @@ class DenoisingAutoencoder(keras.layers.Layer):
         self.corruption = corruptions.get(corruption)
         if self.corruption.seed is None and self.seed is not None:
             self.corruption = self.corruption.copy(spawn(self.seed, 0))
-        self.decoder_activation = keras.activations.get(decoder_activation)
-        if not isinstance(tied, bool):
-            raise ValueError(f"Expected `tied` to be True or False. Received: tied={tied!r}")
-        self.tied = tied
+        activation = _activation(activation, "activation")
+        self.decoder_activation = _activation(decoder_activation, "decoder_activation")
+        self.tied = check_flag(tied, "tied")
         self.kernel_initializer = kernel_initializer
         self.shares_encoder = encoder is not None
         if self.shares_encoder:
@@ -92,6 +91,10 @@ class DenoisingAutoencoder(keras.layers.Layer):
                 name=f"{self.name}_encoder",
             )
         self.units = self.encoder.units
+        if not isinstance(code_layers, (list, tuple)):
+            raise ValueError(
+                f"Expected `code_layers` to be a list. Received: code_layers={code_layers!r}"
+            )
         self.code_layers = list(code_layers)
         for layer in self.code_layers:
             _check_code_layer(layer)
@@ -273,7 +276,7 @@ def _check_encoder(encoder, units, activation, kernel_initializer):
             f"Received: units={units!r}"
         )
     # "sigmoid" is what a caller gets who says nothing.
-    if keras.activations.get(activation) not in (keras.activations.sigmoid, encoder.activation):
+    if activation not in (keras.activations.sigmoid, encoder.activation):
         raise ValueError(
             "Expected `activation` to be left out: the activation of `encoder` is used. "
             f"Received: activation={activation!r}"
@@ -292,16 +295,21 @@ def _check_code_layer(layer):
         )
 
 
+def _activation(identifier, name):
+    return look_up(keras.activations.get, identifier, name, "an activation function or its name")
+
+
 def _initializer(identifier, activation, seed):
     """Return a fresh initializer, seeded where it can be; None is the activation's default."""
     if identifier is None:
         # 4·Glorot's limit is VarianceScaling with 16 times its scale.
-        scale = 16.0 if keras.activations.get(activation) is keras.activations.sigmoid else 1.0
+        scale = 16.0 if activation is keras.activations.sigmoid else 1.0
         return keras.initializers.VarianceScaling(scale, "fan_avg", "uniform", seed=seed)
-    initializer = keras.initializers.get(identifier)
+    expectation = "a Keras initializer or None"
+    initializer = look_up(keras.initializers.get, identifier, "kernel_initializer", expectation)
     if not isinstance(initializer, keras.initializers.Initializer):
         raise ValueError(
-            "Expected `kernel_initializer` to be a Keras initializer or None. "
+            f"Expected `kernel_initializer` to be {expectation}. "
             f"Received: kernel_initializer={identifier!r}"
         )
     config = initializer.get_config()

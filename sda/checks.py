@@ -2,6 +2,9 @@
 
 import numpy as np
 
+# The largest float.
+MOST = float(np.finfo("float64").max)
+
 
 def check_count(value, name, least=1):
     """Return `value` as an int; raise `ValueError` unless it is an integer of at least `least`."""
@@ -15,9 +18,30 @@ def check_count(value, name, least=1):
 
 def check_number(value, name, expectation, holds):
     """Return `value` as a float; raise `ValueError` unless it is a number and `holds(value)`."""
-    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not is_number or not holds(value):
+    is_number = isinstance(value, (int, float, np.integer, np.floating))
+    # Python's integers know no bounds.
+    too_large = isinstance(value, int) and abs(value) > MOST
+    if not is_number or isinstance(value, bool) or too_large or not holds(float(value)):
         raise ValueError(
             f"Expected `{name}` to be a number, {expectation}. Received: {name}={value!r}"
         )
     return float(value)
+
+
+def check_flag(value, name):
+    """Return `value` as a bool; raise `ValueError` unless it is one."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"Expected `{name}` to be True or False. Received: {name}={value!r}")
+    return bool(value)
+
+
+def look_up(get, value, name, expectation):
+    """Return `get(value)`, what Keras has under a name or config; raise `ValueError` if nothing."""
+    try:
+        found = get(value)
+    # Keras's readers of configs raise whatever comes of them.
+    except Exception as error:
+        raise ValueError(
+            f"Expected `{name}` to be {expectation}. Received: {name}={value!r}"
+        ) from error
+    return found

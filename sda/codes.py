@@ -51,7 +51,7 @@ class ScratchRows(H5Rows):
 
 def check_place(codes, budget):
     """Raise `ValueError` unless `codes` and `codes_budget` make sense."""
-    if codes not in PLACES:
+    if not isinstance(codes, str) or codes not in PLACES:
         raise ValueError(f"Expected `codes` to be one of {PLACES}. Received: codes={codes!r}")
     if budget is not None:
         check_count(budget, "codes_budget", least=0)

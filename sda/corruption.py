@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from sda.checks import check_number
+from sda.checks import check_number, look_up
 from sda.seeding import check_seed, spawn
 
 
@@ -59,6 +59,9 @@ class Corruption(keras.layers.Layer):
         raise NotImplementedError(f"{type(self).__name__} must implement `corrupt(x)`.")
 
     def call(self, x, training=None):
+        # Noise is no integer: added to one, it would be cut off.
+        if not keras.backend.is_float_dtype(x.dtype):
+            x = ops.cast(x, self.compute_dtype)
         return self.corrupt(x)[0] if training else x
 
     def compute_output_shape(self, input_shape):
@@ -266,11 +269,11 @@ class ComposedNoise(Corruption):
 
     def __init__(self, noises, seed=None, **kwargs):
         super().__init__(seed=seed, **kwargs)
-        noises = list(noises)
-        if not noises or not all(isinstance(noise, Corruption) for noise in noises):
+        is_list = isinstance(noises, (list, tuple)) and len(noises) > 0
+        if not is_list or not all(isinstance(noise, Corruption) for noise in noises):
             raise ValueError(
                 "Expected `noises` to be a non-empty list of sda.Corruption layers. "
-                f"Received: noises={noises}"
+                f"Received: noises={noises!r}"
             )
         self.noises = [
             noise.copy(spawn(self.seed, i)) if noise.seed is None and seed is not None else noise
@@ -309,13 +312,14 @@ class ComposedNoise(Corruption):
 
 def get(identifier):
     """Return the corruption meant by a level (masking noise), a `Corruption`, or its config."""
+    expectation = "a corruption level in [0, 1] or an sda.Corruption layer"
+    if isinstance(identifier, dict):
+        load = keras.saving.deserialize_keras_object
+        identifier = look_up(load, identifier, "corruption", expectation)
     if isinstance(identifier, Corruption):
         return identifier
-    if isinstance(identifier, dict):
-        return get(keras.saving.deserialize_keras_object(identifier))
     if isinstance(identifier, (int, float, np.number)) and not isinstance(identifier, bool):
         return MaskingNoise(identifier)
     raise ValueError(
-        "Expected `corruption` to be a corruption level in [0, 1] or an sda.Corruption layer. "
-        f"Received: corruption={identifier!r}"
+        f"Expected `corruption` to be {expectation}. Received: corruption={identifier!r}"
     )

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from sda.checks import check_number
+from sda.checks import check_number, look_up
 
 
 class ReconstructionLoss(keras.losses.Loss):
@@ -133,13 +133,8 @@ def get(identifier):
     ours = {"cross_entropy": CrossEntropy, "squared_error": SquaredError}
     if isinstance(identifier, str) and identifier in ours:
         return ours[identifier]()
-    try:
-        loss = keras.losses.get(identifier)
-    except ValueError:
-        loss = None
+    expectation = f"one of {sorted(ours)}, a Keras loss or None"
+    loss = look_up(keras.losses.get, identifier, "loss", expectation)
     if not callable(loss):
-        raise ValueError(
-            f"Expected `loss` to be one of {sorted(ours)}, a Keras loss or None. "
-            f"Received: loss={identifier!r}"
-        )
+        raise ValueError(f"Expected `loss` to be {expectation}. Received: loss={identifier!r}")
     return loss

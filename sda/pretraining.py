@@ -11,7 +11,7 @@ from keras import ops
 from sda import checkpoint, losses
 from sda import codes as code_places
 from sda.autoencoder import DenoisingAutoencoder
-from sda.checks import check_count
+from sda.checks import check_count, check_flag, look_up
 from sda.forks import check_process
 from sda.seeding import check_seed, fresh_seed, spawn
 from sda.stack import StackedDenoisingAutoencoder, on_arrays, per_layer
@@ -92,7 +92,10 @@ class GreedyPretrainer:
             )
         depth = len(stack.autoencoders)
         self.stack = stack
-        self.optimizer = [keras.optimizers.get(o) for o in per_layer(optimizer, depth, "optimizer")]
+        self.optimizer = [
+            look_up(keras.optimizers.get, o, "optimizer", "a Keras optimizer or its name")
+            for o in per_layer(optimizer, depth, "optimizer")
+        ]
         self.loss = [
             _loss_for(stack, k, loss_k) for k, loss_k in enumerate(per_layer(loss, depth, "loss"))
         ]
@@ -141,10 +144,13 @@ class GreedyPretrainer:
         """
         check_process()
         stack = self.stack
+        check_flag(shuffle, "shuffle")
         rows = self._checked(x, "x")
         validation = None
         if validation_data is not None:
             validation = self._checked(validation_data, "validation_data", shape=rows.shape[1:])
+        for examples in (rows, validation):
+            self._check_places(examples)
         callbacks = [
             list(self.callbacks(k)) if self.callbacks is not None else []
             for k in range(len(stack.autoencoders))
@@ -258,6 +264,20 @@ class GreedyPretrainer:
         lifted = lift(rows, name)
         return lifted, None if validation is None else lift(validation, f"{name}_validation")
 
+    def _check_places(self, rows):
+        """Raise `ValueError` if the codes of any layer will not fit, before one is trained."""
+        if rows is None:
+            return
+        shape = tuple(rows.shape)
+        shapes = []
+        for layer in self.stack.input_layers:
+            shape = layer.compute_output_shape(shape)
+        if self.stack.input_layers:
+            shapes.append(shape)
+        shapes += [(*shape[:-1], a.units) for a in self.stack.autoencoders[:-1]]
+        for shape in shapes:
+            code_places.place_codes(self.codes, self.codes_budget, shape)
+
     def _checked(self, x, name, shape=None):
         """Return `x` as rows that the first layer can learn, or raise `ValueError`."""
         stack = self.stack
@@ -317,6 +337,8 @@ class Denoising(keras.Model):
         )
 
     def call(self, x, training=None):
+        # Integers too: noise that is added to them would be cut off.
+        x = ops.cast(x, self.compute_dtype)
         selected = None
         if training:
             x, selected = self.autoencoder.corruption.corrupt(x)
@@ -365,6 +387,7 @@ class DenoisingScore(Denoising):
         self.start = [(v, ops.convert_to_numpy(v.value)) for v in self.corruption.variables]
 
     def call(self, x, training=None):
+        x = ops.cast(x, self.compute_dtype)
         return [*self._rebuild(x, None), *self._rebuild(*self.corruption.corrupt(x))]
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):

@@ -9,9 +9,9 @@ from keras import ops
 from sda import corruption as corruptions
 from sda import finetuning
 from sda.autoencoder import DenoisingAutoencoder
-from sda.checks import check_count
+from sda.checks import check_count, check_flag
 from sda.seeding import check_seed, spawn
-from sda.training.rows import scale_pixels
+from sda.training.rows import as_array, as_rows, check_numbers, is_h5, scale_pixels
 
 
 @keras.saving.register_keras_serializable(package="sda")
@@ -72,7 +72,9 @@ class StackedDenoisingAutoencoder(keras.Model):
                 units[k],
                 _seeded(noise, seed, k),
                 activations[k],
-                decoders[k] or _default_decoder(activations[k - 1] if k else "sigmoid"),
+                _default_decoder(activations[k - 1] if k else "sigmoid")
+                if decoders[k] is None
+                else decoders[k],
                 tied=tied_k,
                 kernel_initializer=initializer,
                 seed=spawn(seed, k),
@@ -95,6 +97,17 @@ class StackedDenoisingAutoencoder(keras.Model):
         super().__init__(**kwargs)
         if not autoencoders:
             raise ValueError("Expected `units` to name at least one layer. Received: units=[]")
+        # A config may say anything.
+        if not all(isinstance(a, DenoisingAutoencoder) for a in autoencoders):
+            raise ValueError(
+                "Expected `autoencoders` to be sda.DenoisingAutoencoder layers. "
+                f"Received: autoencoders={autoencoders!r}"
+            )
+        if any(not isinstance(la, keras.layers.Layer) or la.weights for la in input_layers):
+            raise ValueError(
+                "Expected `input_layers` to be Keras layers without weights. "
+                f"Received: input_layers={input_layers!r}"
+            )
         self.autoencoders = autoencoders
         self.input_layers = input_layers
         self.seed = seed
@@ -144,7 +157,7 @@ class StackedDenoisingAutoencoder(keras.Model):
             autoencoders.append(
                 DenoisingAutoencoder(
                     corruption=_seeded(noise, seed, k),
-                    decoder_activation=decoder or _default_decoder(below),
+                    decoder_activation=_default_decoder(below) if decoder is None else decoder,
                     tied=tied_k,
                     encoder=encoder,
                     code_layers=code_layers,
@@ -291,10 +304,12 @@ class StackedDenoisingAutoencoder(keras.Model):
         stack's weights and are trained as layers of their own.
         """
         self._check_built()
+        check_flag(copy, "copy")
         return finetuning.unrolled(self.example_shape, self._encoders(), self.autoencoders, copy)
 
     def _supervised(self, units, activation, dropout, copy, name):
         self._check_built()
+        check_flag(copy, "copy")
         rates = per_layer(dropout, len(self.autoencoders) + 1, "dropout")
         return finetuning.supervised(
             self.example_shape, self._encoders(), units, activation, rates, copy, self.seed, name
@@ -318,15 +333,20 @@ class StackedDenoisingAutoencoder(keras.Model):
 
     def _index(self, layer):
         depth = len(self.autoencoders)
-        if isinstance(layer, bool) or not isinstance(layer, int) or not -depth <= layer < depth:
+        is_integer = isinstance(layer, (int, np.integer)) and not isinstance(layer, bool)
+        if not is_integer or not -depth <= layer < depth:
             raise ValueError(
                 f"Expected `layer` to be an integer from {-depth} to {depth - 1}. "
                 f"Received: layer={layer!r}"
             )
-        return layer % depth
+        return int(layer) % depth
 
     def _in_pieces(self, function, x, batch_size):
         check_count(batch_size, "batch_size")
+        if is_h5(x):
+            x = as_rows(x)
+        elif not hasattr(x, "shape"):
+            x = as_array(x, "x")
         shape = tuple(np.shape(x))
         if not self.built:
             self.build(shape)
@@ -382,7 +402,9 @@ def on_arrays(function):
     """Return the function of tensors as one of NumPy arrays; uint8 pixels are scaled to [0, 1]."""
 
     def wrapped(x):
-        x = scale_pixels(ops.convert_to_tensor(np.asarray(x)))
+        x = np.asarray(x)
+        check_numbers(x.dtype, "x")
+        x = scale_pixels(ops.convert_to_tensor(x))
         return ops.convert_to_numpy(function(ops.cast(x, keras.config.floatx())))
 
     return wrapped

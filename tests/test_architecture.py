@@ -18,12 +18,14 @@ BACKENDS = {"tensorflow", "jax", "torch"}
 DRIVERS = {f"training.{backend}" for backend in BACKENDS}
 
 # The ground, which every module may know.
-GROUND = {"checks", "forks", "seeding"}
+GROUND = {"checks", "forks", "safe_files", "seeding"}
 # What each of the lower modules may know besides. Above them, anything but a cycle is allowed.
 MAY_KNOW = {
     "checks": set(),
     "forks": set(),
+    "safe_files": set(),
     "seeding": set(),
+    "loading": set(),
     "corruption": set(),
     "losses": set(),
     "autoencoder": {"corruption", "losses"},

@@ -317,7 +317,7 @@ BAD_ARRAYS = {
     ),
     "wrong dtype": (lambda: small_problem(0, 1) | {"y_test": np.zeros(10)}, "float64"),
     "wrong class": (lambda: small_problem(0, 10), "class 10"),
-    "pickled": (lambda: small_problem(0, 1) | {"y_test": np.array([None])}, "allow_pickle"),
+    "pickled": (lambda: small_problem(0, 1) | {"y_test": np.array([None])}, "dtype object"),
 }
 
 

@@ -364,13 +364,17 @@ def as_memmap(x, folder):
     return np.load(folder / "x.npy", mmap_mode="r")
 
 
+OPEN = []  # A dataset is read while its file is open.
+
+
 def as_h5(x, folder):
-    return h5py.File(folder / "x.h5", "w").create_dataset("x", data=x)
+    OPEN[:] = [h5py.File(folder / "x.h5", "w")]
+    return OPEN[0].create_dataset("x", data=x)
 
 
 def as_compressed_h5(x, folder):
-    file = h5py.File(folder / "x.h5", "w")
-    return file.create_dataset("x", data=x, chunks=(8, 6), compression="gzip")
+    OPEN[:] = [h5py.File(folder / "x.h5", "w")]
+    return OPEN[0].create_dataset("x", data=x, chunks=(8, 6), compression="gzip")
 
 
 def as_tensorflow_dataset(x, folder):

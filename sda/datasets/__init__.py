@@ -3,5 +3,6 @@
 from sda.datasets import larochelle2007
 from sda.datasets.catalogue import load
 from sda.datasets.files import DatasetUnavailable
+from sda.datasets.reading import read
 
-__all__ = ["DatasetUnavailable", "larochelle2007", "load"]
+__all__ = ["DatasetUnavailable", "larochelle2007", "load", "read"]

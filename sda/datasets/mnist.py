@@ -1,13 +1,12 @@
 """MNIST and Fashion-MNIST: two problems of one shape."""
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from sda.datasets.files import download, keras_folder, user_folders
 from sda.datasets.idx import read_idx
+from sda.safe_files import read_npz
 
 SHAPES = {
     "x_train": (60000, 28, 28),
@@ -65,7 +64,7 @@ def _load(name, places, hashes):
     if path is None:
         path = places[-1]
         download(name, hashes, path.parent if path.suffix == ".npz" else path, places)
-    arrays = _read_npz(path) if path.suffix == ".npz" else _read_folder(path)
+    arrays = read_npz(path, SHAPES) if path.suffix == ".npz" else _read_folder(path)
     _check(arrays, path)
     return tuple(
         (_rows(arrays[f"x_{split}"]), arrays[f"y_{split}"].astype("int64"))
@@ -77,18 +76,6 @@ def _is_there(path):
     if path.suffix == ".npz":
         return path.is_file()
     return all((path / file).is_file() for file in FASHION_FILES.values())
-
-
-def _read_npz(path):
-    try:
-        # Opened here: `np.load` leaves a broken file open.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in SHAPES}
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"Expected `path` to be an .npz file with the arrays {', '.join(SHAPES)}. "
-            f"Received: path={path} with {error}"
-        ) from error
 
 
 def _read_folder(path):

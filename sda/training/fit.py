@@ -12,10 +12,10 @@ import numpy as np
 from keras import ops, tree
 
 from sda import checkpoint
-from sda.checks import check_count
+from sda.checks import check_count, check_flag
 from sda.forks import check_process
 from sda.seeding import check_seed, fresh_seed, permutation
-from sda.training.rows import as_rows, batch, check_finite, is_iterated, read_once
+from sda.training.rows import as_rows, batch, check_finite, is_iterated, pieces, read_once
 
 # Larger data stay on the host and travel in pieces.
 RESIDENT_BYTES = 2**30
@@ -23,6 +23,16 @@ RESIDENT_BYTES = 2**30
 # a quarter of a second to half a second on two cores.
 DISPATCH_FLOPS = 6e10
 DISPATCHES = 32
+# Losses, and their short names, that compare targets of the output's own shape. With others in
+# their place, most would be stretched to fit.
+ELEMENTWISE = {
+    "binary_crossentropy",
+    "categorical_crossentropy",
+    "mae",
+    "mean_absolute_error",
+    "mean_squared_error",
+    "mse",
+}
 
 
 class TrainingDiverged(RuntimeError):
@@ -130,6 +140,8 @@ def fit(
     if steps_per_execution is not None:
         check_count(steps_per_execution, "steps_per_execution")
     seed = check_seed(seed)
+    check_flag(shuffle, "shuffle")
+    check_callbacks(callbacks)
     checkpoint.check_checkpoints(checkpoint_dir, checkpoint_every)
     check_process()
     if is_iterated(x):
@@ -191,11 +203,11 @@ class Trainer:
 
     def __init__(self, model, data, batch_size, steps_per_execution=None):
         self.model = model
-        self.batch_size = batch_size
         self.rows = len(_leaves(data)[0])
+        self.batch_size = min(batch_size, self.rows)
         self.driver = _driver(model, data)
         self.feed = Feed(self.driver, data)
-        self.steps = math.ceil(self.rows / batch_size)
+        self.steps = math.ceil(self.rows / self.batch_size)
         if steps_per_execution is None and model.steps_per_execution > 1:
             steps_per_execution = model.steps_per_execution
         self.steps_per_dispatch = min(
@@ -428,6 +440,7 @@ class Evaluator:
         self.driver = driver or _driver(model, data)
         self.feed = Feed(self.driver, data)
         rows = len(_leaves(data)[0])
+        batch_size = min(batch_size, rows)
         whole = rows // batch_size
         order = np.arange(rows, dtype="int32")
         self.dispatches = [
@@ -504,9 +517,16 @@ def _driver(model, data):
     """
     first = batch(_map(lambda a: ops.convert_to_tensor(host(a[:1])), data))
     x, y, weight = (*first, None, None)[:3]
-    y_pred = model(x, training=False)
-    model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weight, training=False)
-    model.compute_metrics(x, y, y_pred, sample_weight=weight)
+    try:
+        y_pred = model(x, training=False)
+        model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weight, training=False)
+        model.compute_metrics(x, y, y_pred, sample_weight=weight)
+    # What a backend raises where shapes or types do not fit.
+    except Exception as error:
+        raise ValueError(
+            "Expected `x` and `y` to be what the model, its loss and its metrics take. "
+            f"Received: {type(error).__name__}: {error}"
+        ) from error
     model.optimizer.build(model.trainable_variables)
     kinds = [str(model.run_eagerly), str(model.jit_compile), keras.config.floatx()]
     kinds += [f"{host(a[:1]).dtype} {a.shape[1:]}" for a in _leaves(data)]
@@ -551,7 +571,23 @@ def _bytes(array):
     return math.prod(array.shape) * np.dtype(array.dtype).itemsize
 
 
+def check_callbacks(callbacks):
+    """Raise `ValueError` unless `callbacks` is None, or one or several callbacks of Keras."""
+    known = (keras.callbacks.Callback, keras.callbacks.CallbackList)
+    given = [] if callbacks is None else tree.flatten(callbacks)
+    if not all(isinstance(callback, known) for callback in given):
+        raise ValueError(
+            "Expected `callbacks` to be a list of Keras callbacks. "
+            f"Received: callbacks={callbacks!r}"
+        )
+
+
 def _checked_data(model, data, names):
+    for part, name in zip(data, names, strict=True):
+        if part is not None and not _leaves(part):
+            raise ValueError(f"Expected `{name}` to hold arrays. Received: {name}={part!r}")
+    if data[0] is None:
+        raise ValueError(f"Expected `{names[0]}` to hold arrays. Received: {names[0]}=None")
     rows = tuple(
         tree.map_structure(lambda a, name=name: None if a is None else as_rows(a, name), part)
         for part, name in zip(data, names, strict=True)
@@ -564,7 +600,13 @@ def _checked_data(model, data, names):
                     f"`{names[0]}` has. Received: {len(leaf)} examples"
                 )
             check_finite(leaf, name)
-    x, y, _ = rows
+    x, y, weight = rows
+    if y is None and model.loss is not None:
+        raise ValueError(f"Expected `{names[1]}` to be targets for the loss. Received: None")
+    if hasattr(weight, "shape") and len(weight.shape) != 1:
+        raise ValueError(
+            f"Expected `{names[2]}` of shape (n,). Received: shape {tuple(weight.shape)}"
+        )
     if hasattr(x, "shape") and not isinstance(getattr(model, "input_shape", None), (list, dict)):
         expected = getattr(model, "input_shape", None)
         if expected is not None and not _matches(x.shape, expected):
@@ -584,9 +626,30 @@ def _matches(shape, expected):
 
 
 def _check_labels(model, y, name):
-    classes = getattr(model, "output_shape", (None,))[-1]
-    if _loss_name(model) != "sparse_categorical_crossentropy" or not isinstance(classes, int):
+    """Raise `ValueError` where the targets are not those of a classifier."""
+    loss, shape = _loss_name(model), getattr(model, "output_shape", None)
+    if not isinstance(shape, tuple) or not isinstance(shape[-1], int):
         return
+    classes = shape[-1]
+    if loss in ELEMENTWISE and not _matches(y.shape, shape):
+        raise ValueError(
+            f"Expected `{name}` of shape {shape}, as the model's output. "
+            f"Received: shape {tuple(y.shape)}"
+        )
+    if loss in ("binary_crossentropy", "categorical_crossentropy"):
+        for piece in pieces(y):
+            if piece.min() < 0 or piece.max() > 1:
+                raise ValueError(
+                    f"Expected `{name}` to lie in [0, 1] under {loss}. "
+                    f"Received: values from {piece.min()} to {piece.max()}"
+                )
+    if loss != "sparse_categorical_crossentropy":
+        return
+    if not _matches(y.shape, shape[:-1]) and not _matches(y.shape, (*shape[:-1], 1)):
+        raise ValueError(
+            f"Expected `{name}` of shape {shape[:-1]}, a label an example. "
+            f"Received: shape {tuple(y.shape)}"
+        )
     labels = np.asarray(y[:])
     wrong = labels[(labels < 0) | (labels >= classes) | (labels != np.floor(labels))]
     if wrong.size:

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from sda.safe_files import NUMBERS, check_dataset
+
 
 class H5Rows:
     """Rows of an `h5py.Dataset`, read by index.
@@ -31,10 +33,16 @@ class H5Rows:
     def __getitem__(self, rows):
         if self._map is not None:
             return self._map[rows]
-        if isinstance(rows, slice):
-            return self.dataset[rows]
-        unique, inverse = np.unique(rows, return_inverse=True)
-        return self.dataset[unique][inverse]
+        try:
+            if isinstance(rows, slice):
+                return self.dataset[rows]
+            unique, inverse = np.unique(rows, return_inverse=True)
+            return self.dataset[unique][inverse]
+        except OSError as error:
+            raise ValueError(
+                f"Expected the rows of {self.dataset.name} in {self.dataset.file.filename} to be "
+                f"whole. Received: {error}"
+            ) from error
 
 
 def as_rows(x, name="x"):
@@ -48,24 +56,45 @@ def as_rows(x, name="x"):
         name: What to call it in errors.
 
     Raises:
-        ValueError: If it is empty, endless, or holds no numbers.
+        ValueError: If it is empty, endless, or holds no numbers, or if reading an `h5py.Dataset`
+            would read other files or never end.
     """
-    kind = f"{type(x).__module__}.{type(x).__name__}"
-    if kind.startswith("h5py."):
+    if is_h5(x):
+        check_dataset(x, name)
         x = H5Rows(x)
     elif is_iterated(x):
         x = read_once(x, name)[0]
     elif keras.ops.is_tensor(x):
         x = keras.ops.convert_to_numpy(x)
     elif not all(hasattr(x, a) for a in ("shape", "dtype", "__len__", "__getitem__")):
-        x = np.asarray(x)
+        x = as_array(x, name)
     if len(x.shape) == 0 or x.shape[0] == 0:
         raise ValueError(
             f"Expected `{name}` to hold at least one example. Received: shape {x.shape}"
         )
-    if np.dtype(x.dtype).kind not in "fiub":
-        raise ValueError(f"Expected `{name}` to hold numbers. Received: dtype {x.dtype}")
+    check_numbers(x.dtype, name)
     return x
+
+
+def as_array(x, name):
+    """Return a nested list or the like as a NumPy array; raise `ValueError` if it is ragged."""
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        raise ValueError(
+            f"Expected `{name}` to be an array, or rows of one length. Received: {error}"
+        ) from error
+
+
+def check_numbers(dtype, name):
+    """Raise `ValueError` unless the NumPy dtype is one of real numbers or booleans."""
+    if np.dtype(dtype).kind not in NUMBERS:
+        raise ValueError(f"Expected `{name}` to hold numbers. Received: dtype {dtype}")
+
+
+def is_h5(x):
+    """Return whether `x` is something of h5py's: a dataset, or what was mistaken for one."""
+    return f"{type(x).__module__}.".startswith("h5py.")
 
 
 def pieces(rows, size=4096):
@@ -75,11 +104,12 @@ def pieces(rows, size=4096):
 
 
 def check_finite(rows, name="x"):
-    """Raise `ValueError` if there are NaN or infinite values."""
+    """Raise `ValueError` if there are NaN or infinite values, or some beyond Keras's floatx."""
     if np.dtype(rows.dtype).kind != "f":
         return
     for i, piece in enumerate(pieces(rows)):
-        finite = np.isfinite(piece)
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(piece.astype(keras.config.floatx(), copy=False))
         if not finite.all():
             first = tuple(int(j) for j in np.argwhere(~finite)[0])
             raise ValueError(
@@ -115,14 +145,30 @@ def read_once(dataset, name):
             f"Expected `{name}` to end: give a dataset of known length, without `repeat()`. "
             f"Received: {dataset!r}"
         )
-    if is_py:
-        batches = (dataset[i] for i in range(dataset.num_batches))
-    else:
-        batches = dataset.as_numpy_iterator()
+    batches = _all(dataset, name) if is_py else dataset.as_numpy_iterator()
     batches = [batch if isinstance(batch, (tuple, list)) else (batch,) for batch in batches]
     if not batches or np.ndim(batches[0][0]) < 2:
         raise ValueError(
             f"Expected `{name}` to yield batches of shape (batch, features). "
             f"Received: {[np.shape(b[0]) for b in batches[:1]]}"
         )
-    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+    try:
+        return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+    except ValueError as error:
+        raise ValueError(
+            f"Expected `{name}` to yield batches of one shape but for their length. "
+            f"Received: {error}"
+        ) from error
+
+
+def _all(dataset, name):
+    batches = []
+    for i in range(dataset.num_batches):
+        try:
+            batches.append(dataset[i])
+        except (IndexError, StopIteration) as error:
+            raise ValueError(
+                f"Expected `{name}` to yield {dataset.num_batches} batches, as it says. "
+                f"Received: {len(batches)}"
+            ) from error
+    return batches

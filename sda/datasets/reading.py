@@ -1,0 +1,72 @@
+"""Rows of one's own from a file, whoever made it."""
+
+from pathlib import Path
+
+import h5py
+
+from sda.safe_files import check_dataset, find, read_npy, read_npz, read_text, refusal
+from sda.training.rows import H5Rows
+
+
+def read(path, name=None):
+    """Reads rows of numbers from a file, and nothing but numbers, and from no other file.
+
+    | File | What is read |
+    |---|---|
+    | `.npz` | the array `name` |
+    | `.npy` | the array |
+    | `.h5`, `.hdf5` | the dataset at the path `name`; its rows stay in the file |
+    | `.amat`, `.txt` | numbers between blanks, one row a line |
+
+    Files with Python objects (pickles), links, external storage, virtual datasets, filters that are
+    plugins, or shapes that they do not fill are refused.
+
+    Args:
+        path: Path of the file.
+        name: String, which array of an `.npz` or HDF5 file. None where it holds only one.
+
+    Returns:
+        NumPy array; of an HDF5 file, its rows, for `sda.GreedyPretrainer.fit` and `sda.fit`.
+
+    Raises:
+        ValueError: The file is not what its suffix says, holds no such array, or is refused.
+
+    Example:
+
+    >>> rows = sda.datasets.read("measurements.h5", "train/x")
+    >>> histories = sda.GreedyPretrainer(stack).fit(rows)
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        arrays = read_npz(path, None if name is None else [name])
+        return arrays[_only(arrays, path) if name is None else name]
+    if suffix in (".h5", ".hdf5"):
+        return _read_h5(path, name)
+    if name is not None:
+        raise refusal("name", f"None for a {suffix} file, which holds one array", f"name={name!r}")
+    if suffix == ".npy":
+        return read_npy(path)
+    if suffix in (".amat", ".txt"):
+        return read_text(path)
+    raise refusal("path", "an .npz, .npy, .h5, .hdf5, .amat or .txt file", f"path={path}")
+
+
+def _read_h5(path, name):
+    try:
+        file = h5py.File(path, "r")
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise refusal("path", "an HDF5 file", f"path={path}: {error}") from error
+    dataset = find(file, _only(file, path) if name is None else name, "name")
+    check_dataset(dataset, "name")
+    rows = H5Rows(dataset)
+    rows.file = file  # Open for as long as its rows are used.
+    return rows
+
+
+def _only(arrays, path):
+    if len(arrays) != 1:
+        raise refusal("name", f"one of {sorted(arrays)}, as {path} holds", "name=None")
+    return next(iter(arrays))

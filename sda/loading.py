@@ -1,0 +1,270 @@
+"""Loading a model that somebody else saved: what is in the file is checked before Keras sees it."""
+
+import io
+import json
+import math
+import os
+import zipfile
+
+import h5py
+import keras
+
+from sda.safe_files import BROKEN_ZIP, SMALL, check_h5, check_zip, refusal
+
+CONFIG, WEIGHTS = "config.json", "model.weights.h5"
+MEMBERS = {CONFIG, WEIGHTS, "metadata.json"}
+# A layer takes about 1.5 kB of config.
+CONFIG_BYTES = 2**22
+
+# Whatever these modules hold is a function of tensors or a small object, but for three names.
+MODULES = {
+    "keras.activations",
+    "keras.constraints",
+    "keras.initializers",
+    "keras.losses",
+    "keras.metrics",
+    "keras.optimizers",
+    "keras.optimizers.schedules",
+    "keras.regularizers",
+}
+RESOLVERS = {"get", "serialize", "deserialize"}
+# Of the metrics, some keep as many values as an argument says, or its square.
+METRIC_SIZE = 10**4
+
+OTHERS = {
+    ("keras", "DTypePolicy"),
+    ("keras", "Sequential"),
+    ("keras.src.models.functional", "Functional"),
+}
+# Layers without weights that keep the size of an example.
+WEIGHTLESS = {
+    "Activation",
+    "AlphaDropout",
+    "Dropout",
+    "ELU",
+    "Flatten",
+    "GaussianDropout",
+    "GaussianNoise",
+    "InputLayer",
+    "LeakyReLU",
+    "Permute",
+    "ReLU",
+    "Rescaling",
+    "Reshape",
+    "Softmax",
+    "UnitNormalization",
+}
+# Layers with at most four weights an entry of an example.
+ELEMENTWISE = {"BatchNormalization", "LayerNormalization", "Normalization", "PReLU"}
+WITH_KERNEL = {"Dense", "sda>DenoisingAutoencoder"}
+
+
+def load(path, custom_objects=None, compile=True):
+    """Load a stack, a classifier or another model of ours from a `.keras` file, whoever made it.
+
+    Nothing in the file is run, and no other file is read. The archive, the weights and the config
+    are checked first; then `keras.saving.load_model` reads them in safe mode. A config may name the
+    classes of `sda` and those of Keras that a stack, or a model on top of one, is made of; the
+    weights that it declares have to be in the file.
+
+    Args:
+        path: Path of the file.
+        custom_objects: Dict from registered names to classes or functions of your own that the file
+            may use besides. They run: name only what you know.
+        compile: Whether to compile the model as it was when it was saved.
+
+    Returns:
+        A `sda.StackedDenoisingAutoencoder`, or the `keras.Model` that was saved.
+
+    Raises:
+        ValueError: The file is not what `model.save("….keras")` writes, or would run code, read
+            another file, or fill the memory.
+
+    Example:
+
+    >>> stack = sda.StackedDenoisingAutoencoder([8, 5], seed=1)
+    >>> stack.build((None, 12))
+    >>> stack.save("stack.keras")
+    >>> [autoencoder.units for autoencoder in sda.load("stack.keras").autoencoders]
+    [8, 5]
+    """
+    path = os.fspath(path)
+    if not path.endswith(".keras") or not os.path.isfile(path):
+        raise _bad_model(path, "no such file")
+    config, values = _read(path)
+    # Four times, since the config may name a shared layer twice, and an untied kernel is assumed
+    # everywhere.
+    inspector = _Inspector(path, custom_objects or {}, max(4 * values, SMALL // 4))
+    try:
+        inspector.check(config)
+    # What is not built as configs are.
+    except (AttributeError, KeyError, RecursionError, TypeError) as error:
+        raise _bad_model(path, f"a config with {type(error).__name__}: {error}") from error
+    try:
+        return keras.saving.load_model(path, custom_objects, compile=compile, safe_mode=True)
+    # A config that is not what a class expects may raise anything.
+    except Exception as error:
+        raise _bad_model(path, f"{type(error).__name__}: {error}") from error
+
+
+def load_weights(model, path):
+    """Load weights that `model.save_weights("….weights.h5")` wrote, whoever wrote them.
+
+    Args:
+        model: A built `keras.Model`, such as a stack or a classifier.
+        path: Path of the file.
+
+    Raises:
+        ValueError: The file is no HDF5 file of plain arrays (see `sda.load`), or its weights are
+            not those of `model`.
+
+    Example:
+
+    >>> stack = sda.StackedDenoisingAutoencoder([8, 5], seed=1)
+    >>> stack.build((None, 12))
+    >>> stack.save_weights("stack.weights.h5")
+    >>> sda.load_weights(stack, "stack.weights.h5")
+    """
+    path = os.fspath(path)
+    if not path.endswith(".weights.h5"):
+        raise refusal("path", "a .weights.h5 file", f"path={path}")
+    with open(path, "rb") as file:
+        _count_values(file, path)
+    before = model.get_weights()
+    try:
+        model.load_weights(path)
+    except Exception as error:
+        # Keras assigns what fits before it says what does not.
+        model.set_weights(before)
+        raise refusal(
+            "path", "a file with the weights of `model`", f"path={path}: {error}"
+        ) from error
+
+
+def _read(path):
+    """Return the config in a `.keras` file, and how many values its weights are."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            check_zip(archive, path)
+            members = {member.filename: member for member in archive.infolist()}
+            if not {CONFIG, WEIGHTS} <= set(members) <= MEMBERS:
+                raise _bad_model(path, f"the members {sorted(members)}")
+            if members[CONFIG].file_size > CONFIG_BYTES:
+                raise _bad_model(path, f"{members[CONFIG].file_size} bytes of config")
+            config = json.loads(archive.read(CONFIG))
+            values = _count_values(io.BytesIO(archive.read(WEIGHTS)), path)
+    except (*BROKEN_ZIP, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _bad_model(path, error) from error
+    if not isinstance(config, dict) or "class_name" not in config:
+        raise _bad_model(path, "a config that names no class")
+    return config, values
+
+
+def _count_values(file, path):
+    try:
+        with h5py.File(file, "r") as weights:
+            return check_h5(weights, path)
+    # What HDF5 cannot make sense of.
+    except (OSError, KeyError, RuntimeError) as error:
+        raise refusal("path", "an HDF5 file of plain arrays", f"path={path}: {error}") from error
+
+
+class _Inspector:
+    """Goes through the config of a model file, and counts the weights that it declares.
+
+    Args:
+        path: Path of the file, for messages.
+        custom_objects: The names that the caller allows besides.
+        most: Integer, the values that all weights together, and an example, may have.
+    """
+
+    def __init__(self, path, custom_objects, most):
+        self.path = path
+        self.custom_objects = custom_objects
+        self.most = most
+        self.weights = 0
+
+    def check(self, config, key=""):
+        """Raise `ValueError` if anything in `config`, at any depth, is not allowed."""
+        if isinstance(config, dict):
+            if "class_name" in config:
+                self._check_object(config)
+            for name, value in config.items():
+                self.check(value, name)
+        elif isinstance(config, list):
+            if "shape" in key:
+                self._size(config)
+            for value in config:
+                self.check(value, key)
+        elif isinstance(config, str) and not self._may_be_registered(config):
+            raise _bad_model(self.path, f"{config}, which this program registered for itself")
+
+    def _may_be_registered(self, name):
+        # Keras takes a string for a function or a class that is registered under it.
+        if name in self.custom_objects or name.startswith("sda>"):
+            return True
+        return ">" not in name or keras.saving.get_registered_object(name) is None
+
+    def _check_object(self, config):
+        module, name, inner = config.get("module"), config["class_name"], config["config"]
+        if name == "__keras_tensor__":
+            return
+        registered = config.get("registered_name", name)
+        is_function = name == "function"
+        if is_function:
+            name = registered = inner
+        # What is registered under this name comes before what the module has.
+        if registered in self.custom_objects:
+            return
+        ours = str(registered).startswith("sda>")
+        if ours:
+            known = keras.saving.get_registered_object(registered) is not None
+        elif registered not in (None, name):
+            known = False
+        elif module == "keras.layers":
+            known = name in WEIGHTLESS | ELEMENTWISE | {"Dense"}
+        else:
+            functions = MODULES | {"builtins"} if is_function else MODULES
+            known = (module, name) in OTHERS or (module in functions and name not in RESOLVERS)
+        if not known:
+            raise _bad_model(self.path, f"{module}.{name}, registered as {registered!r}")
+        if module == "keras.metrics" and not is_function:
+            sizes = [v for v in inner.values() if isinstance(v, (int, float)) and v > METRIC_SIZE]
+            if sizes:
+                raise _bad_model(self.path, f"{module}.{name} with {sizes[0]}")
+        name = registered if ours else name
+        if name in ELEMENTWISE | WITH_KERNEL:
+            self.weights += self._weights_of(name, config)
+            if self.weights > self.most:
+                raise _bad_model(self.path, f"{self.weights} weights declared and not there")
+
+    def _weights_of(self, name, config):
+        # A layer that is not built here would be built by another's shape.
+        shape = config.get("build_config", {}).get("input_shape")
+        if not isinstance(shape, list):
+            raise _bad_model(self.path, f"a {name} that was saved before it was built")
+        if name in ELEMENTWISE:
+            return 4 * self._size(shape)
+        settings = config["config"]
+        if "encoder" in settings:
+            settings = {**settings["encoder"]["config"], **settings}
+        inputs, units = self._size(shape[-1:]), self._size([settings["units"]])
+        rank = self._size([settings.get("lora_rank")])
+        # Kernel, an untied decoder's kernel, biases, and the low-rank factors.
+        return 2 * inputs * units + (1 + rank) * (inputs + units)
+
+    def _size(self, shape):
+        """Return the entries of `shape` but for its unknown axes."""
+        axes = [abs(axis) for axis in shape if isinstance(axis, (int, float))]
+        if not math.prod(axes) <= self.most:
+            raise _bad_model(self.path, f"a shape of {shape}")
+        return math.prod(axes)
+
+
+def _bad_model(path, received):
+    return refusal(
+        "path",
+        "a .keras file with a stack, or a model of the layers that sda builds on "
+        "(keras.saving.load_model loads others, from sources that you trust)",
+        f"path={path} with {received}",
+    )

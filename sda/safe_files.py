@@ -1,0 +1,359 @@
+"""Files are data: what is read is checked first, so that reading runs nothing and stays in bounds.
+
+A file that somebody else made may hold code (pickles), point to other files (links, external
+storage, virtual datasets, paths in archives) or declare far more than it holds (bombs).
+"""
+
+import contextlib
+import math
+import os
+import warnings
+import zipfile
+import zlib
+
+import h5py
+import numpy as np
+
+# Up to here, in bytes, nobody is hurt by what a file makes of itself.
+SMALL = 2**26
+# DEFLATE makes at most 1032 bytes of one. Data that shrink nearly as far are nothing but one value.
+EXPANSION = 1000
+
+# The kinds of dtype that are numbers.
+NUMBERS = "fiub"
+# Filters that are compiled into HDF5 and h5py; any other is a library that HDF5 would look for.
+FILTERS = {
+    h5py.h5z.FILTER_DEFLATE,
+    h5py.h5z.FILTER_SHUFFLE,
+    h5py.h5z.FILTER_FLETCHER32,
+    h5py.h5z.FILTER_SZIP,
+    h5py.h5z.FILTER_NBIT,
+    h5py.h5z.FILTER_SCALEOFFSET,
+    h5py.h5z.FILTER_LZF,
+}
+# What the readers of Python and NumPy raise where a file is broken.
+BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OverflowError)
+BROKEN_HEADER = (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError)
+
+
+def refusal(name, expectation, received):
+    """Return the `ValueError` that says what `name` was expected to be, and what it is."""
+    return ValueError(f"Expected `{name}` to be {expectation}. Received: {received}")
+
+
+def is_bomb(declared, stored):
+    """Return whether `declared` bytes are more than `stored` bytes can honestly stand for."""
+    return declared > SMALL and declared > EXPANSION * stored
+
+
+# Archives
+
+
+def check_zip(archive, path):
+    """Raise `ValueError` unless every member of an open `zipfile.ZipFile` is safe to read.
+
+    Refused are names that leave a folder, names given twice, encryption, methods other than DEFLATE
+    (no other has its limit), members that overlap, and bombs.
+
+    Args:
+        archive: The `zipfile.ZipFile`.
+        path: Its path, for the message.
+    """
+    members = archive.infolist()
+    seen = set()
+    for member in members:
+        name = member.filename
+        parts = name.replace("\\", "/").split("/")
+        if ".." in parts or parts[0].endswith(":") or parts[0] == "":
+            raise _bad_zip(path, f"a member named {name!r}")
+        if name in seen:
+            raise _bad_zip(path, f"two members named {name!r}")
+        seen.add(name)
+        if member.flag_bits & 1:
+            raise _bad_zip(path, f"an encrypted member, {name!r}")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise _bad_zip(path, f"{name!r}, compressed by method {member.compress_type}")
+        if is_bomb(member.file_size, member.compress_size):
+            raise _bad_zip(
+                path, f"{name!r}, {member.file_size} bytes out of {member.compress_size}"
+            )
+    if sum(member.compress_size for member in members) > archive.fp.seek(0, os.SEEK_END):
+        raise _bad_zip(path, "members that overlap")
+
+
+def _bad_zip(path, received):
+    return refusal("path", "an archive of plain members", f"path={path} with {received}")
+
+
+# NumPy arrays
+
+
+def read_npz(path, names=None, kinds=NUMBERS):
+    """Read arrays from an `.npz` file.
+
+    The header of each array is compared with the size of its member before anything is inflated.
+
+    Args:
+        path: Path of the file, or a binary file that is open.
+        names: The arrays to read, or None for all.
+        kinds: The kinds of dtype that may be in it, as NumPy's letters.
+
+    Returns:
+        Dict of NumPy arrays.
+
+    Raises:
+        ValueError: The file is no archive of arrays, lacks one of `names`, or holds Python objects
+            (pickles), bombs or tricks with paths.
+
+    Example:
+
+    >>> np.savez("rows.npz", x=np.zeros((2, 3)))
+    >>> sda.safe_files.read_npz("rows.npz")["x"].shape
+    (2, 3)
+    """
+    try:
+        # Opened here: NumPy leaves a broken file open.
+        with contextlib.nullcontext(path) if hasattr(path, "read") else open(path, "rb") as file:
+            with zipfile.ZipFile(file) as archive:
+                check_zip(archive, path)
+                if names is None:
+                    names = [name.removesuffix(".npy") for name in archive.namelist()]
+                for name in names:
+                    _check_member(archive, name, path, kinds)
+            # NumPy goes by the first bytes, `zipfile` by the last ones.
+            file.seek(0)
+            if file.read(4) != b"PK\3\4":
+                raise _bad_npz(path, names, "something before the archive")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in names}
+    except BROKEN_ZIP as error:
+        raise _bad_npz(path, names, error) from error
+
+
+def _check_member(archive, name, path, kinds):
+    try:
+        member = archive.getinfo(f"{name}.npy")
+    except KeyError:
+        raise _bad_npz(path, [name], f"the arrays {archive.namelist()}") from None
+    with archive.open(member) as file:
+        _check_npy(file, member.file_size, path, name, kinds)
+
+
+def read_npy(path):
+    """Read an array of numbers from an `.npy` file.
+
+    Args:
+        path: Path of the file.
+
+    Returns:
+        NumPy array.
+
+    Raises:
+        ValueError: The file is no `.npy` file, holds Python objects (pickles), or is not as long as
+            its header says.
+
+    Example:
+
+    >>> np.save("rows.npy", np.zeros((2, 3)))
+    >>> sda.safe_files.read_npy("rows.npy").shape
+    (2, 3)
+    """
+    with open(path, "rb") as file:
+        _check_npy(file, os.fstat(file.fileno()).st_size, path, "the array", NUMBERS)
+        file.seek(0)
+        return np.load(file, allow_pickle=False)
+
+
+def _check_npy(file, size, path, name, kinds):
+    """Raise `ValueError` unless a file of `size` bytes holds the array that its header names."""
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    try:
+        version = np.lib.format.read_magic(file)
+        shape, _, dtype = readers[version](file)
+    except KeyError:
+        # The third version is for field names beyond Latin-1.
+        raise _bad_npy(path, name, f"format version {version}") from None
+    except BROKEN_HEADER as error:
+        raise _bad_npy(path, name, error) from error
+    if dtype.kind not in kinds:
+        raise _bad_npy(path, name, f"dtype {dtype}")
+    if min(shape, default=0) < 0 or file.tell() + math.prod(shape) * dtype.itemsize != size:
+        raise _bad_npy(path, name, f"shape {shape} of {dtype} in {size} bytes")
+
+
+def _bad_npz(path, names, received):
+    arrays = f"with the arrays {', '.join(names)}" if names else "of arrays"
+    return refusal("path", f"an .npz file {arrays}", f"path={path} with {received}")
+
+
+def _bad_npy(path, name, received):
+    return refusal("path", "a file of plain NumPy arrays", f"path={path}: {name} with {received}")
+
+
+# Text
+
+
+def read_text(path):
+    """Read a table of numbers from text, one row a line, such as an `.amat` file.
+
+    Args:
+        path: Path of the file, uncompressed.
+
+    Returns:
+        float32 array of shape `(rows, columns)`.
+
+    Raises:
+        ValueError: A line holds something other than numbers, or not as many as the others.
+
+    Example:
+
+    >>> np.savetxt("rows.amat", np.zeros((2, 3)))
+    >>> sda.safe_files.read_text("rows.amat").shape
+    (2, 3)
+    """
+    # Opened here: NumPy would fetch an address and inflate what is called .gz.
+    with open(path, encoding="ascii") as file:
+        try:
+            with warnings.catch_warnings(action="ignore"):  # That there is nothing is said below.
+                rows = np.loadtxt(file, dtype="float32", ndmin=2, comments=None)
+        except ValueError as error:
+            raise _bad_text(path, error) from error
+    if not rows.size:
+        raise _bad_text(path, "no numbers")
+    return rows
+
+
+def _bad_text(path, received):
+    return refusal(
+        "path", "a text file with as many numbers on each line", f"path={path} with {received}"
+    )
+
+
+# HDF5
+
+
+def find(file, path, name):
+    """Return what is at `path` in an open `h5py.File`, without following links that lead away.
+
+    Args:
+        file: The `h5py.File`.
+        path: String, the path in it.
+        name: What to call it in the message.
+
+    Raises:
+        ValueError: There is nothing, or a soft or an external link is on the way to it.
+    """
+    found = file
+    for part in filter(None, path.split("/")):
+        there = isinstance(found, h5py.Group) and part != "."
+        link = _link(found, part) if there else None
+        if not isinstance(link, h5py.HardLink):
+            kind = "nothing" if link is None else f"a {type(link).__name__}"
+            raise _bad_dataset(name, f"{kind} at {path!r} in {file.filename}")
+        found = found[part]
+    return found
+
+
+def _link(group, name):
+    try:
+        return group.get(name, getlink=True)
+    except TypeError as error:  # a kind of link that somebody defined
+        return error
+
+
+def check_dataset(dataset, name):
+    """Raise `ValueError` unless an `h5py.Dataset` keeps its values in its own file, all of them.
+
+    Refused are soft and external links on the way to it, external storage, virtual datasets,
+    filters that HDF5 would load a library for, and shapes that the file cannot fill.
+
+    A dataset does not tell that it was reached through an external link; but then its file was
+    opened by HDF5, not by the caller. So the caller's `h5py.File` has to be open.
+
+    Args:
+        dataset: The dataset.
+        name: What to call it in the message.
+    """
+    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
+        raise refusal(name, "a dataset with a shape", f"{name}={dataset!r}")
+    number = h5py.h5o.get_info(dataset.id).fileno
+    opened = h5py.h5f.get_obj_ids(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE)
+    if number not in [h5py.h5o.get_info(file).fileno for file in opened]:
+        raise refusal(
+            name,
+            "a dataset of an open h5py.File (keep the file open while its rows are used)",
+            f"a dataset that was left behind by its file, or that an external link led to: "
+            f"{dataset.file.filename}",
+        )
+    if dataset.name:
+        find(dataset.file, dataset.name, name)
+    check_storage(dataset, name)
+
+
+def check_storage(dataset, name):
+    """Raise `ValueError` unless a dataset's values lie in its own file: see `check_dataset`."""
+    if dataset.is_virtual:
+        raise _bad_dataset(name, f"a virtual dataset, {dataset.name}")
+    if dataset.external:
+        raise _bad_dataset(name, f"external storage, {[file for file, *_ in dataset.external]}")
+    creation = dataset.id.get_create_plist()
+    filters = {creation.get_filter(i)[0] for i in range(creation.get_nfilters())}
+    if filters - FILTERS:
+        raise _bad_dataset(name, f"the filters {sorted(filters - FILTERS)}, which are plugins")
+    # A chunk is inflated whole, and may be larger than the dataset.
+    values = max(math.prod(dataset.shape), math.prod(dataset.chunks or ()))
+    stored = min(dataset.id.get_storage_size(), dataset.file.id.get_filesize())
+    if is_bomb(values * dataset.dtype.itemsize, stored):
+        raise _bad_dataset(
+            name, f"shape {dataset.shape} of {dataset.dtype} in chunks {dataset.chunks}, "
+            f"of which the file holds {stored} bytes",
+        )  # fmt: skip
+
+
+def _bad_dataset(name, received):
+    return refusal(name, "an HDF5 dataset whose values are in its own file", received)
+
+
+def check_h5(file, path):
+    """Raise `ValueError` unless all of an open `h5py.File` is groups and plain arrays of its own.
+
+    Args:
+        file: The `h5py.File`.
+        path: Its path, for the message.
+
+    Returns:
+        Integer, the number of values in all its arrays.
+    """
+    values, size, groups, seen = 0, 0, [file], {h5py.h5o.get_info(file.id).addr}
+    while groups:
+        group = groups.pop()
+        for name in group:
+            link = _link(group, name)
+            if not isinstance(link, h5py.HardLink):
+                raise _bad_h5(path, f"a {type(link).__name__} at {group.name}, {name!r}")
+            child = group[name]
+            address = h5py.h5o.get_info(child.id).addr
+            if address in seen:
+                raise _bad_h5(path, f"two paths to {child.name}")
+            seen.add(address)
+            if isinstance(child, h5py.Group):
+                groups.append(child)
+                continue
+            # Keras stores bfloat16 as bytes without a meaning: kind V.
+            plain = isinstance(child, h5py.Dataset) and child.dtype.kind in "fiubV"
+            if not plain or child.dtype.hasobject or child.shape is None:
+                raise _bad_h5(path, f"{child!r} at {child.name}")
+            check_storage(child, "path")
+            values += math.prod(child.shape)
+            size += math.prod(child.shape) * child.dtype.itemsize
+    if is_bomb(size, file.id.get_filesize()):
+        raise _bad_h5(path, f"{size} bytes out of {file.id.get_filesize()}")
+    return values
+
+
+def _bad_h5(path, received):
+    return refusal("path", "an HDF5 file of plain arrays", f"path={path} with {received}")
