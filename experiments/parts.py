@@ -75,7 +75,7 @@ def complete(plan, compute, report, out):
             **circumstances(settings["seed"]),
         }
         # Read again: another process may have written its parts in the meantime.
-        _write([*_read(out), part], out)
+        _write([*read(out), part], out)
         print(f"    {_brief(part['result'])}, {part['seconds']:.0f} s", flush=True)
         there = chosen(plan, out)
         report(there, out)
@@ -86,7 +86,7 @@ def complete(plan, compute, report, out):
 
 def chosen(plan, out):
     """Return the parts of `plan` that `out`/results.json has, in the order of the plan."""
-    parts = _read(out)
+    parts = read(out)
     return [part for settings in plan for part in parts if part["settings"] == settings]
 
 
@@ -124,7 +124,8 @@ def _brief(content):
     )
 
 
-def _read(out):
+def read(out):
+    """Return all parts that `out`/results.json has, also those of other plans."""
     path = pathlib.Path(out) / "results.json"
     return json.loads(path.read_text()) if path.exists() else []
 

@@ -17,6 +17,7 @@ import numpy as np
 from keras import ops, tree
 
 from sda.checks import check_number
+from sda.safe_files import read_npz
 from sda.training.rows import pieces
 
 # The header of a checkpoint: this, the version of the format, and the SHA-256 of what follows.
@@ -25,6 +26,8 @@ VERSION = b"1"
 # A folder keeps the newest checkpoint and the one before it.
 KEPT = 2
 SUFFIX = ".checkpoint"
+# The kinds of dtype that may be in one, as NumPy's letters: numbers and text.
+KINDS = "biufcSU"
 # Attributes of a callback that are not its state: what `fit` sets, what does not change the result,
 # and a setting whose sign Keras turns when it first looks at the logs.
 NO_STATE = ("params", "_model", "verbose", "min_delta")
@@ -332,7 +335,8 @@ def callback_states(callbacks):
     """Return the state of each callback.
 
     It is what the callback's `get_state()` returns, or else all of its attributes that are None,
-    numbers, strings, arrays, or lists, tuples and dictionaries of these.
+    numbers, arrays, or lists, tuples and dictionaries of these. Strings are settings, such as the
+    path of a file, and a file that somebody else made must not change those.
     """
     return [_state(callback) for callback in _stateful(callbacks)]
 
@@ -343,7 +347,8 @@ def restore_callbacks(callbacks, states):
         if hasattr(callback, "set_state"):
             callback.set_state(state)
         elif not isinstance(callback, keras.callbacks.CSVLogger):
-            vars(callback).update(state)
+            known = {n: v for n, v in state.items() if n in vars(callback)}
+            vars(callback).update({n: v for n, v in known.items() if not isinstance(v, str)})
 
 
 @contextlib.contextmanager
@@ -378,7 +383,7 @@ def _state(callback):
         return {"size": os.path.getsize(callback.filename)}
     state = {}
     for name, value in vars(callback).items():
-        if name in NO_STATE:
+        if name in NO_STATE or isinstance(value, str):
             continue
         if _can_pack(value):
             state[name] = value
@@ -430,8 +435,16 @@ def _packed(value):
 
 
 def _unpacked(content):
-    with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        return _from_json(json.loads(file["json"].tobytes()), file)
+    # A digest shows damage, not malice: what is in the file is still not trusted.
+    try:
+        arrays = read_npz(io.BytesIO(content), kinds=KINDS)
+        saved = _from_json(json.loads(arrays["json"].tobytes()), arrays)
+        return {name: saved[name] for name in ("settings", "versions", "context", "progress")}
+    except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(
+            "Expected checkpoints that keras-sda has written. Received: one with "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _to_json(value, arrays):
@@ -441,7 +454,7 @@ def _to_json(value, arrays):
     if isinstance(value, (np.ndarray, np.generic)):
         # NumPy has no bfloat16 of its own; in float32 its values are the same.
         array = value.astype("float32") if value.dtype.kind == "V" else np.asarray(value)
-        if array.dtype.kind in "biufcSU":
+        if array.dtype.kind in KINDS:
             arrays.append(array)
             return {"array": len(arrays) - 1}
     if type(value) in (list, tuple):

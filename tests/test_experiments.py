@@ -13,6 +13,7 @@ from experiments import (
     da_tutorial,
     few_labels,
     parts,
+    precision,
     recipes,
     samples,
     sda_tutorial,
@@ -257,3 +258,21 @@ def test_all_labels(arguments, score):
         assert f"| {part['result'][f'{score}_error']:.2f} |" in text
     assert f"| {score} error, % |" in text
     assert (folder / "training_curves.png").read_bytes().startswith(PNG)
+
+
+def test_precision():
+    folder, found, text = run(precision)
+    assert [part["settings"]["policy"] for part in found] == [*precision.POLICIES] * 3
+    exact, rounded = (found[k]["result"]["denoising_loss"] for k in (0, 1))
+    # bfloat16 has 8 bits: another loss, but not by much.
+    assert exact != rounded
+    assert exact == pytest.approx(rounded, rel=0.05)
+    assert keras.config.dtype_policy().name == "float32"
+    errors = [p["result"]["test_error"] for p in found if p["settings"]["policy"] == "float32"]
+    assert f"| {parts.mean(errors)} |" in text
+
+
+def test_an_epoch_is_timed_without_the_first():
+    clock = precision.EpochClock()
+    clock.seconds = [9.0, 1.0, 2.0, 3.0]
+    assert clock.median() == 2.0

@@ -9,6 +9,7 @@ import bz2
 import codecs
 import functools
 import gzip
+import hashlib
 import io
 import json
 import marshal
@@ -695,4 +696,53 @@ TEXT_FILES = {
     "what would be inflated as bzip2": (text_of(bz2.compress(b"1 2\n")), "text file"),
     "rows of different lengths": (text_of(b"1 2\n3\n"), "number of columns"),
     "nothing": (text_of(b""), "no numbers"),
+}
+
+
+# Checkpoints: whoever changes one can write the digest anew
+
+
+def checkpoint(build):
+    """Turn a function of (ground, binary file), which writes an `.npz`, into a checkpoint of it."""
+
+    def write(ground):
+        content = io.BytesIO()
+        build(ground, content)
+        digest = hashlib.sha256(b"1\n" + content.getvalue()).hexdigest().encode()
+        ground.path.parent.mkdir()
+        ground.path.with_name("lock").touch()
+        ground.path.write_bytes(b"sda-checkpoint 1 " + digest + b"\n" + content.getvalue())
+
+    return write
+
+
+def text(value):
+    return np.frombuffer(json.dumps(value).encode(), "uint8")
+
+
+def checkpoint_with_objects(ground, file):
+    array = np.array([Payload(ground)], dtype=object)
+    np.savez(file, json=text({"array": 0}), array_0=array)
+
+
+def checkpoint_bomb(ground, file):
+    np.savez_compressed(file, json=text(None), array_0=np.zeros(2**27, "uint8"))
+
+
+def checkpoint_with_a_path(ground, file):
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("../canary", b"")
+
+
+CHECKPOINTS = {
+    "a pickle": (checkpoint(checkpoint_with_objects), "dtype object"),
+    "a zip bomb": (checkpoint(checkpoint_bomb), "bytes out of"),
+    "a path out of the archive": (checkpoint(checkpoint_with_a_path), "canary"),
+    "no archive": (checkpoint(lambda ground, file: file.write(b"{}")), "not a zip file"),
+    "no text": (checkpoint(lambda ground, file: np.savez(file, a=np.zeros(1))), "KeyError"),
+    "another kind of value": (
+        checkpoint(lambda ground, file: np.savez(file, json=text({"call": "os.system"}))),
+        "KeyError",
+    ),
+    "no settings": (checkpoint(lambda ground, file: np.savez(file, json=text([1]))), "TypeError"),
 }

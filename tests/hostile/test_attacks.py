@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import sda
+from sda import checkpoint
 from sda.datasets import mnist
 from sda.datasets.idx import read_idx
 
@@ -459,3 +460,22 @@ def test_constructors_open_no_files(tmp_path):
         assert [("open", str(path))] == OPENED  # The watch is real.
     finally:
         WATCHED[0] = False
+
+
+# Checkpoints
+
+
+@table(attacks.CHECKPOINTS, "run/00000001.checkpoint")
+def test_checkpoints(ground, build, words):
+    build(ground)
+    run = checkpoint.Checkpoints(ground.path.parent, {}, 60)
+    with refused(ground, words), run:
+        pass
+
+
+def test_a_checkpoint_gives_a_callback_no_other_file():
+    callback = keras.callbacks.ModelCheckpoint("mine.keras")
+    state = {"filepath": "theirs.keras", "best": 0.5, "unheard_of": 1}
+    checkpoint.restore_callbacks([callback], [state])
+    assert (callback.filepath, callback.best) == ("mine.keras", 0.5)
+    assert not hasattr(callback, "unheard_of")
