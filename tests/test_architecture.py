@@ -39,7 +39,7 @@ MAY_KNOW = {
     "datasets.shapes": set(),
     "training": set(),
     "training.rows": set(),
-    "training.chain": {"losses"},
+    "training.chain": {"corruption", "losses"},
     "training.fit": {"checkpoint", "training.rows"},
     **{driver: {"training.rows"} for driver in DRIVERS},
     "training.torch": {"corruption", "losses", "training.chain", "training.rows"},

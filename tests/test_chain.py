@@ -54,6 +54,12 @@ def test_a_tied_dA_is_a_chain_of_two():
     assert chain.corruption.rate == 0.3
 
 
+def test_without_noise_nothing_is_drawn():
+    assert chains.find_chain(denoising(0.0)).corruption is None
+    emphasised = sda.losses.CrossEntropy(alpha=1.0, beta=0.5)
+    assert chains.find_chain(denoising(0.0, emphasised)).corruption is not None
+
+
 def test_a_classifier_is_a_chain():
     hidden = [layers.Dropout(0.2), layers.Dense(6, "tanh"), layers.Dropout(0.5)]
     chain = chains.find_chain(classifier(hidden))
@@ -135,6 +141,7 @@ AUTOENCODERS = {
         "decoder_activation": "tanh",
     },
     "masking": {"corruption": 0.3},
+    "emphasis without noise": {"loss": sda.losses.CrossEntropy(alpha=1.0, beta=0.5)},
     "masking, emphasis": {"corruption": 0.3, "loss": sda.losses.CrossEntropy(alpha=1.0, beta=0.0)},
     "all masked": {"corruption": 1.0},
 }
@@ -153,6 +160,18 @@ def check_same(ours, theirs):
 def test_a_dA_learns_what_the_train_step_of_keras_teaches(name, data):
     runs = [trained(denoising(**AUTOENCODERS[name]), data[:1], chain) for chain in (True, False)]
     check_same(*runs)
+
+
+@only_torch
+def test_examples_of_more_axes_go_the_way_of_keras(data):
+    x = data[0].reshape(ROWS, 2, VISIBLE // 2)
+    layer = sda.DenoisingAutoencoder(7, 0.3, seed=1)
+    model = Denoising(layer, sda.losses.CrossEntropy())
+    model.build((None, 2, VISIBLE // 2))
+    model.compile("sgd")
+    before = layer.encoder.get_weights()[0]
+    trained(model, (x,))
+    assert not np.array_equal(layer.encoder.get_weights()[0], before)
 
 
 @only_torch

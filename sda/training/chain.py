@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 
+from sda.corruption import SelectiveNoise
 from sda.losses import CrossEntropy, SquaredError
 
 # Activations whose slope is a function of their value.
@@ -87,6 +88,8 @@ def denoising_chain(encoder, visible_bias, decoder_activation, corruption, loss)
         return None
     if type(loss) is CrossEntropy and name != "sigmoid":
         return None
+    if isinstance(corruption, SelectiveNoise) and corruption.rate == 0 and not loss.emphasised:
+        corruption = None
     decoder = Affine(encoder.kernel, visible_bias, name, transposed=True)
     return Chain((first, decoder), loss, corruption)
 

@@ -31,7 +31,8 @@ class Driver:
         """Take one step on each of the first `steps` rows of indices in `batches`."""
         batches = ops.convert_to_tensor(batches[:steps], "int64")
         x, y, weight = (*data, None, None)[:3]
-        if self.chain is None or weight is not None or (y is not None and y.ndim != 1):
+        rows = self.chain is not None and x.ndim == 2 and (y is None or y.ndim == 1)
+        if not rows or weight is not None:
             return self._run(self.model.train_step, data, batches)
         size = batches.shape[1]
         if size not in self._chain_steps:
