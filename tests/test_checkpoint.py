@@ -897,7 +897,8 @@ def test_a_fork_of_a_process_that_has_computed_is_refused():
             function()
         except RuntimeError as error:
             return "spawn" in str(error)
-        return False
+        # PyTorch on one thread has none to lose.
+        return BACKEND == "torch" and os.environ.get("OMP_NUM_THREADS") == "1"
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # newer Pythons, and JAX, warn of forks
