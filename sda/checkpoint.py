@@ -55,6 +55,7 @@ class Checkpoints:
         self.path = pathlib.Path(path)
         self.every = every
         self.settings = settings
+        self.versions = _versions()
         self.context = {}
         self.progress = None
         self._whole = collections.deque(maxlen=KEPT)
@@ -96,7 +97,7 @@ class Checkpoints:
         content = _packed(
             {
                 "settings": self.settings,
-                "versions": _versions(),
+                "versions": self.versions,
                 "context": self.context,
                 "progress": progress,
             }
@@ -166,7 +167,7 @@ class Checkpoints:
                 f"{', '.join(differing[:5])}{more}; checkpoint_dir={str(self.path)!r}. Nothing was "
                 "changed: use another folder, or delete this one to start anew"
             )
-        then, now = saved["versions"], _versions()
+        then, now = saved["versions"], self.versions
         changed = [f"{p} {then.get(p)} -> {now.get(p)}" for p in now if now[p] != then.get(p)]
         if changed:
             warnings.warn(

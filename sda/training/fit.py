@@ -515,6 +515,10 @@ def _driver(model, data):
     A model keeps its driver, and with it what was compiled, until something changes that a step
     was compiled for. `compile` does: it makes new metrics.
     """
+    made_for = _made_for(model, data)
+    kept = getattr(model, "_sda_driver", None)
+    if kept is not None and _identical(kept.made_for, made_for):
+        return kept.driver
     first = batch(_map(lambda a: ops.convert_to_tensor(host(a[:1])), data))
     x, y, weight = (*first, None, None)[:3]
     try:
@@ -528,15 +532,17 @@ def _driver(model, data):
             f"Received: {type(error).__name__}: {error}"
         ) from error
     model.optimizer.build(model.trainable_variables)
-    kinds = [str(model.run_eagerly), str(model.jit_compile), keras.config.floatx()]
-    kinds += [f"{host(a[:1]).dtype} {a.shape[1:]}" for a in _leaves(data)]
-    made_for = [*kinds, model.optimizer, *model.metrics, *model.trainable_variables]
-    kept = getattr(model, "_sda_driver", None)
-    if kept is None or not _identical(kept.made_for, made_for):
-        module = importlib.import_module(f"sda.training.{keras.backend.backend()}")
-        kept = _Kept(module.Driver(model), made_for)
-        model._sda_driver = kept
-    return kept.driver
+    module = importlib.import_module(f"sda.training.{keras.backend.backend()}")
+    # What was just built is part of it.
+    model._sda_driver = _Kept(module.Driver(model), _made_for(model, data))
+    return model._sda_driver.driver
+
+
+def _made_for(model, data):
+    """Return what a driver is made for: objects, and words for what is no object."""
+    words = [str(model.run_eagerly), str(model.jit_compile), keras.config.floatx()]
+    words += [f"{host(a[:1]).dtype} {a.shape[1:]}" for a in _leaves(data)]
+    return [*words, model.optimizer, *model.metrics, *model.trainable_variables]
 
 
 class _Kept:

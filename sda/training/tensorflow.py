@@ -5,6 +5,7 @@ import contextlib
 import keras
 import tensorflow as tf
 from keras import tree
+from tensorflow.python.framework import ops
 
 from sda.training.rows import batch
 
@@ -50,7 +51,7 @@ class Driver:
                 input_signature=[specs, tf.TensorSpec([None, batches.shape[1]], batches.dtype)],
                 jit_compile=self.model.jit_compile,
             )
-            with _one_pass_sgd(self.model.optimizer):
+            with _one_pass_sgd(self.model.optimizer), _graphs_set_free():
                 self._functions[key] = function.get_concrete_function()
         self._functions[key](leaves, batches)
 
@@ -59,6 +60,24 @@ def _like(data, leaves):
     """Return `leaves` in the structure of `data`, None where it has None."""
     rest = iter(leaves)
     return tree.map_structure(lambda a: None if a is None else next(rest), data)
+
+
+@contextlib.contextmanager
+def _graphs_set_free():
+    """Let the graphs that are traced meanwhile be freed with their model.
+
+    TensorFlow registers a gradient of one's own under a name, for ever, and with it the graph that
+    it is part of: 1.6 MB a layer and pretraining. The tape of a step has the gradient already and
+    looks for no name.
+    """
+    registered = getattr(ops.gradient_registry, "_registry", {})
+    before = set(registered)
+    try:
+        yield
+    finally:
+        for name in set(registered) - before:
+            if name.startswith("CustomGradient-"):
+                registered.pop(name, None)
 
 
 @contextlib.contextmanager
