@@ -89,7 +89,10 @@ def load(path, custom_objects=None, compile=True):
     [8, 5]
     """
     path = os.fspath(path)
-    if not path.endswith(".keras") or not os.path.isfile(path):
+    if not path.endswith(".keras"):
+        raise _bad_model(path, "another suffix")
+    # Keras also loads folders, and fetches what is called hf://….
+    if not os.path.isfile(path):
         raise _bad_model(path, "no such file")
     config, values = _read(path)
     # Four times, since the config may name a shared layer twice, and an untied kernel is assumed
@@ -151,9 +154,13 @@ def _read(path):
                 raise _bad_model(path, f"the members {sorted(members)}")
             if members[CONFIG].file_size > CONFIG_BYTES:
                 raise _bad_model(path, f"{members[CONFIG].file_size} bytes of config")
-            config = json.loads(archive.read(CONFIG))
-            values = _count_values(io.BytesIO(archive.read(WEIGHTS)), path)
-    except (*BROKEN_ZIP, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            config, weights = archive.read(CONFIG), archive.read(WEIGHTS)
+    except BROKEN_ZIP as error:
+        raise _bad_model(path, error) from error
+    values = _count_values(io.BytesIO(weights), path)
+    try:
+        config = json.loads(config)
+    except (ValueError, RecursionError) as error:
         raise _bad_model(path, error) from error
     if not isinstance(config, dict) or "class_name" not in config:
         raise _bad_model(path, "a config that names no class")

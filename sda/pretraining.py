@@ -122,9 +122,10 @@ class GreedyPretrainer:
         """Pretrain all layers.
 
         Args:
-            x: Unlabelled examples of shape `(n, ...)`: NumPy array, `np.memmap`, `h5py.Dataset`,
-                `tf.data.Dataset` or `keras.utils.PyDataset` (these two are read once; of `(x, y)`
-                batches, x is kept). Values of dtype uint8 are pixels and scaled to [0, 1].
+            x: Unlabelled examples of shape `(n, ...)`: NumPy array, `np.memmap`, `h5py.Dataset` of
+                an open file, `tf.data.Dataset` or `keras.utils.PyDataset` (these two are read once;
+                of `(x, y)` batches, x is kept). Values of dtype uint8 are pixels and scaled to
+                [0, 1].
             validation_data: Examples like `x`, or None. Each epoch then logs `val_loss`, the
                 denoising loss under a noise that is drawn once and kept, and `val_clean_loss`,
                 the loss without noise.

@@ -363,6 +363,10 @@ def model_folder(ground):
         (ground.path / name).write_bytes(content)
 
 
+def number_of_many_digits(ground):
+    write_model(ground, {**honest(), "config.json": b"[1" + b"0" * 10**4 + b"]"})
+
+
 def not_json(ground):
     write_model(ground, {**honest(), "config.json": b"import os"})
 
@@ -459,6 +463,7 @@ MODEL_FILES = {
     "a zip bomb for weights": (weights_bomb, "bytes out of"),
     "a long config": (long_config, "bytes of config"),
     "a deep config": (deep_config, "recursion"),
+    "a number of many digits": (number_of_many_digits, "digits"),
     "a circle of groups": (with_weights(circle), "two paths"),
     # What is broken
     "an encrypted archive": (encrypted, "encrypted"),
