@@ -156,9 +156,27 @@ def report(found, out, search, seed):
     if missing:
         text.append(f"Not there yet: {', '.join(missing)}.")
     text.append(parts.machines(list(finals.values()) or found))
-    (out / "results.md").write_text("\n\n".join(text) + "\n")
     if errors:
         _picture(finals, errors, out / "errors.png")
+        text.append("![Errors, ours and published](errors.png)")
+    shown = [problem for problem in larochelle2007.NAMES if samples_path(problem, out).exists()]
+    text += [f"![Rows of {problem}]({samples_path(problem, out).name})" for problem in shown]
+    (out / "results.md").write_text("\n\n".join(text) + "\n")
+
+
+def samples_path(problem, out):
+    return out / f"rows_{problem}.png"
+
+
+def show_samples(problem, search, seed, out):
+    """Save the first training rows of a problem as a picture, unless it is there."""
+    path = samples_path(problem, out)
+    if not path.exists():
+        sizes = tuple(search.sizes or larochelle2007.SIZES[problem])
+        (x, _), *_ = problem_data(problem, sizes, seed)
+        out.mkdir(parents=True, exist_ok=True)
+        tiles = sda.plotting.image_tiles(x[:20], (28, 28), tile_shape=(2, 10))
+        sda.plotting.save_png(tiles, path, zoom=2)
 
 
 def _error_table(outcomes, errors):
@@ -269,6 +287,7 @@ def main(arguments=None):
     problems = a.problems or (("rect", "convex") if a.quick else larochelle2007.NAMES)
     write = functools.partial(report, search=search, seed=a.seed)
     for problem in problems:
+        show_samples(problem, search, a.seed, a.out)
         for method in METHODS:
             if method not in a.methods:
                 continue

@@ -34,7 +34,7 @@ class Protocol:
     pretraining_rate: float = 0.1
     finetuning_examples: int = 400_000
     finetuning_batch_size: int = 20
-    finetuning_rates: tuple = (0.3, 1.0)
+    finetuning_rates: tuple = (0.1, 0.3, 1.0)
 
 
 def network(data, classes, seed, protocol, noise=None, level=0.0, emphasis=(1.0, 1.0), **identity):

@@ -44,7 +44,9 @@ def test_every_method_is_tried_and_tested(outcome):
     for number in ("1.99 ± 0.12", "2.41 ± 0.13", "2.15 ± 0.13", "Seeds 3.", "rect-img"):
         assert number in text
     assert "Not there yet: basic svm" in text
-    assert (out / "errors.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("errors.png", "rows_rect.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+        assert f"({name})" in text
 
 
 def test_the_error_is_that_of_the_network_on_the_test_rows(outcome):

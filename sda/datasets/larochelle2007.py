@@ -75,9 +75,10 @@ def generate(name, sizes=None, seed=0):
 
     Base digits are drawn from MNIST's 70,000 without replacement: no digit is in two splits, and no
     natural image either. What the publications leave open is decided so: digit and background are
-    blended by the greater of the two; patches come from any of 13 images with equal chance; labels
-    of shapes are drawn evenly. Errors are therefore comparable with published ones only where a
-    calibration says so (`python -m experiments.larochelle2007 --methods svm`).
+    blended by the greater of the two; patches come from 8, 2 and 3 images, with equal chance;
+    labels of convex sets are drawn evenly; half-planes are drawn as `shapes.convex_sets` says.
+    Errors are therefore comparable with published ones only where a calibration says so
+    (`python -m experiments.larochelle2007 --methods svm`).
 
     Args:
         name: String, one of the names above.
