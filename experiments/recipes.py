@@ -118,19 +118,19 @@ def finetune(model, recipe, train, validation=None, seed=None, verbose=2):
     Args:
         model: A softmax classifier.
         recipe: A `Finetuning`.
-        train: (x, y); y holds labels, or rows of probabilities.
+        train: (x, y), or (x, y, sample_weight).
         validation: (x, y), or None: then `recipe.patience` must be None too.
         seed: Integer, for the order.
         verbose: As in `sda.fit`.
     """
-    x, y = train
+    x, y, *weight = train
     rate = recipe.rate
     if recipe.linear_decay:
         steps = recipe.epochs * -(-len(x) // recipe.batch_size)
         rate = keras.optimizers.schedules.PolynomialDecay(rate, steps, end_learning_rate=0.0)
     model.compile(
         keras.optimizers.SGD(rate, momentum=recipe.momentum),
-        loss="categorical_crossentropy" if np.ndim(y) == 2 else "sparse_categorical_crossentropy",
+        loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )
     callbacks = []
@@ -140,6 +140,7 @@ def finetune(model, recipe, train, validation=None, seed=None, verbose=2):
         model,
         x,
         y,
+        sample_weight=weight[0] if weight else None,
         batch_size=recipe.batch_size,
         epochs=recipe.epochs,
         validation_data=validation,

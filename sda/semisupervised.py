@@ -55,26 +55,26 @@ def neighbour_graph(codes, neighbours=10, components=64):
     return graph.maximum(graph.T).tocsr()
 
 
-def spread_labels(graph, y, num_classes, alpha=0.99, iterations=100):
+def spread_labels(graph, y, num_classes=None, alpha=0.99, iterations=100):
     """Return class probabilities for every row, from the labels of some and a graph of all.
 
     F ← α S F + (1-α) Y with S = D^(-1/2) W D^(-1/2) passes labels on from neighbour to neighbour
     (Zhou et al., "Learning with local and global consistency", NIPS 2003). The columns of F are
-    then scaled to the share of each class among the labels, the rows to sum 1.
-
-    A classifier that is fine-tuned on the probabilities (`stack.classifier`, with
-    "categorical_crossentropy") learns from the examples without labels too.
+    then scaled to the share of each class in Y, the rows to sum 1.
 
     Args:
         graph: Symmetric sparse matrix W of shape `(n, n)`, as `neighbour_graph` returns it.
-        y: Integers of shape `(n,)`: the label of a row, or -1 where it is not known.
-        num_classes: Integer.
-        alpha: Float in (0, 1), the share that comes from the neighbours.
+        y: Integers of shape `(n,)`: the label of a row, or -1 where it is not known. Or Y itself,
+            floats of shape `(n, num_classes)`, such as a classifier's predictions for all rows:
+            then their errors are smoothed away.
+        num_classes: Integer, or None for what `y` shows.
+        alpha: Float in (0, 1), the share that comes from the neighbours. The fewer labels, the
+            nearer to 1.
         iterations: Integer, the steps that a label can travel.
 
     Returns:
         float32 array of shape `(n, num_classes)`, each row of sum 1. A row that no label reaches
-        has the shares of the classes among the labels.
+        has the shares of the classes in Y.
 
     Raises:
         ValueError: If no row has a label, or an argument is out of its range.
@@ -82,27 +82,13 @@ def spread_labels(graph, y, num_classes, alpha=0.99, iterations=100):
     Example:
 
     >>> graph = sda.semisupervised.neighbour_graph([[0.0], [0.1], [5.0], [5.1]], neighbours=1)
-    >>> sda.semisupervised.spread_labels(graph, [0, -1, 1, -1], num_classes=2).argmax(axis=1)
-    array([0, 0, 1, 1])
+    >>> sda.semisupervised.spread_labels(graph, [0, -1, 1, -1]).argmax(axis=1).tolist()
+    [0, 0, 1, 1]
     """
-    check_count(num_classes, "num_classes")
     check_count(iterations, "iterations")
     check_number(alpha, "alpha", "in (0, 1)", lambda a: 0 < a < 1)
-    y = np.asarray(y)
-    if y.shape != graph.shape[:1] or y.dtype.kind not in "iu":
-        raise ValueError(
-            f"Expected `y` to hold one integer for each of the {graph.shape[0]} rows of `graph`. "
-            f"Received: {y.dtype} of shape {y.shape}"
-        )
-    (labelled,) = np.nonzero(y != -1)
-    if not labelled.size or y.min() < -1 or y.max() >= num_classes:
-        raise ValueError(
-            f"Expected `y` to hold labels from 0 to {num_classes - 1}, at least one, and -1 where "
-            f"there is none. Received: values from {y.min()} to {y.max()}"
-        )
-    start = np.zeros((len(y), num_classes), "float32")
-    start[labelled, y[labelled]] = 1
-    prior = start.sum(axis=0) / labelled.size
+    start = _start(y, num_classes, graph.shape[0])
+    prior = start.sum(axis=0) / start.sum()
     degree = np.asarray(graph.sum(axis=1)).reshape(-1)
     root = (1 / np.sqrt(np.maximum(degree, np.finfo("float32").tiny))).astype("float32")
     normalised = graph.astype("float32").multiply(root[:, None]).multiply(root).tocsr()
@@ -113,3 +99,54 @@ def spread_labels(graph, y, num_classes, alpha=0.99, iterations=100):
     spread = spread * (prior / np.where(mass > 0, mass, 1))
     total = spread.sum(axis=1, keepdims=True)
     return np.where(total > 0, spread / np.where(total > 0, total, 1), prior).astype("float32")
+
+
+def pseudo_labels(probabilities):
+    """Return the likeliest class of each row, and how certain it is: 1 - H(p) / log(classes).
+
+    As labels and sample weights of all examples they let a classifier learn from those without
+    labels too (Iscen et al., "Label propagation for deep semi-supervised learning", CVPR 2019).
+
+    Args:
+        probabilities: Array of shape `(n, num_classes)`, each row of sum 1.
+
+    Returns:
+        `(labels, weights)`: integers of shape `(n,)`, and float32 of the same shape from 0, where
+        all classes are equally likely, to 1.
+
+    Example:
+
+    >>> labels, weights = sda.semisupervised.pseudo_labels(np.array([[0.0, 1.0], [0.5, 0.5]]))
+    >>> labels.tolist(), weights.tolist()
+    ([1, 0], [1.0, 0.0])
+    """
+    p = np.asarray(probabilities, "float64")
+    entropy = -np.sum(p * np.log(np.where(p > 0, p, 1)), axis=1)
+    return p.argmax(axis=1), (1 - entropy / np.log(p.shape[1])).astype("float32")
+
+
+def _start(y, num_classes, rows):
+    """Return `y` as the matrix Y of `spread_labels`, or raise `ValueError`."""
+    y = np.asarray(y)
+    kinds = {1: "iu", 2: "f"}.get(y.ndim, "")
+    if y.shape[:1] != (rows,) or y.dtype.kind not in kinds:
+        raise ValueError(
+            "Expected `y` to hold one integer, or one row of probabilities, for each of the "
+            f"{rows} rows of `graph`. Received: {y.dtype} of shape {y.shape}"
+        )
+    if num_classes is None:
+        num_classes = y.shape[1] if y.ndim == 2 else max(int(y.max()) + 1, 1)
+    check_count(num_classes, "num_classes")
+    if y.ndim == 2:
+        if y.shape[1] != num_classes or not (y >= 0).all() or not y.sum() > 0:
+            raise ValueError(
+                f"Expected `y` to hold rows of {num_classes} probabilities, not all 0. "
+                f"Received: shape {y.shape}, values from {y.min():g} to {y.max():g}"
+            )
+        return y.astype("float32")
+    if y.max() < 0 or y.min() < -1 or y.max() >= num_classes:
+        raise ValueError(
+            f"Expected `y` to hold labels from 0 to {num_classes - 1}, at least one, and -1 where "
+            f"there is none. Received: values from {y.min()} to {y.max()}"
+        )
+    return (y[:, None] == np.arange(num_classes)).astype("float32")

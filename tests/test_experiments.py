@@ -228,6 +228,9 @@ def test_few_labels():
     assert {part["seed"] for part in found} == {2, 3}
     errors = few_labels.table_of(found)
     assert set(errors) == {(arm, n) for arm in few_labels.ARMS for n in (100, 200)}
+    for part in found:
+        rounds = part["result"].get("spread_errors", [])
+        assert len(rounds) == (2 if part["settings"]["arm"].endswith("spread") else 0)
     a, b = errors["random", 100], errors["pretrained", 100]
     mean, half = few_labels.interval([a[seed] - b[seed] for seed in (2, 3)])
     assert f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]" in text
