@@ -247,18 +247,29 @@ def _tied_pass(activation, slope):
         def gradient(*args, upstream=None):
             delta = args[0] if upstream is None else upstream
             delta_y = ops.matmul(delta, kernel) * slope(y)
-            if x.shape[0] == 1 and keras.backend.backend() == "jax":
-                # Outer products, which XLA makes part of the update of the kernel.
-                d_kernel = ops.matmul(ops.transpose(x), delta_y)
-                d_kernel = d_kernel + ops.matmul(ops.transpose(delta), y)
-            else:
+            if _joining_pays(x.shape[0], *kernel.shape):
                 left, right = ops.concatenate([x, delta]), ops.concatenate([delta_y, y])
                 d_kernel = ops.matmul(ops.transpose(left), right)
+            else:
+                d_kernel = ops.matmul(ops.transpose(x), delta_y)
+                d_kernel = d_kernel + ops.matmul(ops.transpose(delta), y)
             return ops.zeros_like(x), d_kernel, ops.sum(delta_y, 0), ops.sum(delta, 0)
 
         return a, gradient
 
     return rebuild
+
+
+def _joining_pays(rows, visible, units):
+    """Return whether one product of joined rows is faster than two products and a sum.
+
+    Joining copies the rows, and saves a pass over the kernel.
+    """
+    if keras.backend.backend() != "jax":
+        return rows is None or rows * (visible + units) < visible * units
+    # XLA adds two products as fast up to four times as many rows, and makes outer products part of
+    # the update of the kernel.
+    return rows is None or 1 < rows < visible * units / (4 * (visible + units))
 
 
 def _check_encoder(encoder, units, activation, kernel_initializer):

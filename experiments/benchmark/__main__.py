@@ -19,7 +19,9 @@ from experiments.record import circumstances, write_json
 RESULTS = pathlib.Path(__file__).parents[1] / "results" / "benchmark"
 
 
-def run(out=RESULTS, backends=None, works=None, effort=None, sizes=None, seed=1, quick=False):
+def run(
+    out=RESULTS, backends=None, works=None, effort=None, sizes=None, seed=1, quick=False, scale=True
+):
     """Run the benchmark; return the results that it wrote to `out`/results.json.
 
     Args:
@@ -30,6 +32,7 @@ def run(out=RESULTS, backends=None, works=None, effort=None, sizes=None, seed=1,
         sizes: `scaling.Sizes`, or None for the usual ones.
         seed: Integer for the weights, and the data where they are random.
         quick: Whether to stay within seconds: for tests, the numbers mean nothing.
+        scale: Whether to look at larger and larger problems too.
     """
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -56,7 +59,7 @@ def run(out=RESULTS, backends=None, works=None, effort=None, sizes=None, seed=1,
             results["devices"] = {b: worker.call("device") for b, worker in workers.items()}
             measure_works(results, works, workers, digits, seed, effort, out)
             results["scaling"] = {}
-            for backend, worker in workers.items():
+            for backend, worker in workers.items() if scale else ():
                 if backend != "numpy":
                     print(f"Scaling on {backend}", flush=True)
                     found = scaling.times(worker, sizes)
@@ -100,6 +103,7 @@ def main(arguments=None):
     parser.add_argument("--full", action="store_true", help="every width at every batch")
     parser.add_argument("--rounds", type=int, default=5, help="measurements a contestant")
     parser.add_argument("--seconds", type=float, default=0.5, help="about, a measurement")
+    parser.add_argument("--no-scaling", action="store_true", help="leave out larger problems")
     parser.add_argument("--quick", action="store_true", help="seconds, on tiny networks: a trial")
     parser.add_argument("--out", default=RESULTS, help="folder for results and pictures")
     parser.add_argument("--seed", type=int, default=1)
@@ -108,7 +112,14 @@ def main(arguments=None):
         run(a.out, a.backends, seed=a.seed, quick=True)
     else:
         works = plan(a.batches, a.widths, a.full)
-        run(a.out, a.backends, works, Effort(a.rounds, a.seconds), seed=a.seed)
+        run(
+            a.out,
+            a.backends,
+            works,
+            Effort(a.rounds, a.seconds),
+            seed=a.seed,
+            scale=not a.no_scaling,
+        )
     print(f"Results and pictures are in {a.out}/")
 
 
