@@ -264,7 +264,7 @@ def test_all_labels(arguments, score):
 
 
 def test_precision():
-    folder, found, text = run(precision)
+    _, found, text = run(precision)
     assert [part["settings"]["policy"] for part in found] == [*precision.POLICIES] * 3
     exact, rounded = (found[k]["result"]["denoising_loss"] for k in (0, 1))
     # bfloat16 has 8 bits: another loss, but not by much.
