@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import os
 import pathlib
 import tempfile
@@ -74,10 +75,23 @@ def run(
 QUICK_WORKS = [Work("dA", 32, 8), Work("fine-tuning", 24, 8)]
 
 
+def measured_before(results, out):
+    """Return {work: result} of what an interrupted run under the same circumstances has written."""
+    path = out / "results.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    same = all(found.get(key) == value for key, value in results.items() if key != "works")
+    names = [field.name for field in dataclasses.fields(Work)]
+    return {Work(*map(w.get, names)): w for w in found["works"]} if same else {}
+
+
 def measure_works(results, works, workers, digits, seed, effort, out):
     """Measure the works one after another, and write what there is after each."""
     start = time.monotonic()
+    before = measured_before(json.loads(json.dumps(results)), out)
     for k, work in enumerate(works):
+        if work in before:
+            results["works"].append(before[work])
+            continue
         minutes = (time.monotonic() - start) / 60
         print(f"[{k + 1}/{len(works)}, {minutes:.1f} min] {work.title}, batch {work.batch}")
         result = measure(work, workers, digits, seed, effort)

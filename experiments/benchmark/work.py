@@ -42,11 +42,15 @@ class Work:
         return 2 * self.batch * products
 
     def initial_weights(self, seed):
-        """Return kernels and biases as float32 arrays; the last bias of a dA is the visible one."""
+        """Return kernels and biases as float32 arrays; the last bias of a dA is the visible one.
+
+        The output layer of a classifier starts small, so that no example is wrong with certainty:
+        Keras's `fit` cuts off the gradient below p = 1e-7 on JAX and PyTorch.
+        """
         generator = np.random.default_rng([seed, self.visible, self.width])
         weights = []
         for m, n in zip(self.sizes, self.sizes[1:], strict=False):
-            limit = 4 * np.sqrt(6 / (m + n))
+            limit = (0.1 if n == 10 and self.kind != "dA" else 4) * np.sqrt(6 / (m + n))
             weights += [generator.uniform(-limit, limit, (m, n)), np.zeros(n)]
         if self.kind == "dA":
             weights.append(np.zeros(self.visible))
