@@ -74,7 +74,7 @@ class DenoisingAutoencoder(keras.layers.Layer):
         self.corruption = corruptions.get(corruption)
         if self.corruption.seed is None and self.seed is not None:
             self.corruption = self.corruption.copy(spawn(self.seed, 0))
-        activation = _activation(activation, "activation")
+        _activation(activation, "activation")
         self.decoder_activation = _activation(decoder_activation, "decoder_activation")
         self.tied = check_flag(tied, "tied")
         self.kernel_initializer = kernel_initializer
@@ -287,7 +287,7 @@ def _check_encoder(encoder, units, activation, kernel_initializer):
             f"Received: units={units!r}"
         )
     # "sigmoid" is what a caller gets who says nothing.
-    if activation not in (keras.activations.sigmoid, encoder.activation):
+    if keras.activations.get(activation) not in (keras.activations.sigmoid, encoder.activation):
         raise ValueError(
             "Expected `activation` to be left out: the activation of `encoder` is used. "
             f"Received: activation={activation!r}"
@@ -314,7 +314,7 @@ def _initializer(identifier, activation, seed):
     """Return a fresh initializer, seeded where it can be; None is the activation's default."""
     if identifier is None:
         # 4·Glorot's limit is VarianceScaling with 16 times its scale.
-        scale = 16.0 if activation is keras.activations.sigmoid else 1.0
+        scale = 16.0 if keras.activations.get(activation) is keras.activations.sigmoid else 1.0
         return keras.initializers.VarianceScaling(scale, "fan_avg", "uniform", seed=seed)
     expectation = "a Keras initializer or None"
     initializer = look_up(keras.initializers.get, identifier, "kernel_initializer", expectation)

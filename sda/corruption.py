@@ -37,6 +37,9 @@ class Corruption(keras.layers.Layer):
     selects = False
     """Whether `corrupt` tells which entries it selected."""
 
+    keeps_integers = True
+    """Whether integers stay integers; if not, they become floats, lest the noise be cut off."""
+
     def __init__(self, seed=None, **kwargs):
         super().__init__(**kwargs)
         self.seed = check_seed(seed)
@@ -59,8 +62,7 @@ class Corruption(keras.layers.Layer):
         raise NotImplementedError(f"{type(self).__name__} must implement `corrupt(x)`.")
 
     def call(self, x, training=None):
-        # Noise is no integer: added to one, it would be cut off.
-        if not keras.backend.is_float_dtype(x.dtype):
+        if not self.keeps_integers and not keras.backend.is_float_dtype(x.dtype):
             x = ops.cast(x, self.compute_dtype)
         return self.corrupt(x)[0] if training else x
 
@@ -164,6 +166,8 @@ class SaltAndPepperNoise(SelectiveNoise):
     (1, 2)
     """
 
+    keeps_integers = False
+
     def __init__(self, rate, minimum=0.0, maximum=1.0, seed=None, **kwargs):
         super().__init__(rate, seed=seed, **kwargs)
         self.minimum = check_number(minimum, "minimum", "finite", np.isfinite)
@@ -229,6 +233,8 @@ class GaussianNoise(Corruption):
     (4, 2)
     """
 
+    keeps_integers = False
+
     def __init__(self, stddev, seed=None, **kwargs):
         super().__init__(seed=seed, **kwargs)
         self.stddev = check_number(
@@ -283,6 +289,10 @@ class ComposedNoise(Corruption):
     @property
     def selects(self):
         return any(noise.selects for noise in self.noises)
+
+    @property
+    def keeps_integers(self):
+        return all(noise.keeps_integers for noise in self.noises)
 
     def build(self, input_shape):
         for noise in self.noises:
