@@ -27,6 +27,8 @@ MODULES = {
     "keras.optimizers.schedules",
     "keras.regularizers",
 }
+# PyTorch's own steps have classes of their own, under the names of Keras's.
+TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers.torch_"
 RESOLVERS = {"get", "serialize", "deserialize"}
 # Of the metrics, some keep as many values as an argument says, or its square.
 METRIC_SIZE = 10**4
@@ -231,8 +233,9 @@ class _Inspector:
         elif module == "keras.layers":
             known = name in WEIGHTLESS | ELEMENTWISE | {"Dense"}
         else:
-            functions = MODULES | {"builtins"} if is_function else MODULES
-            known = (module, name) in OTHERS or (module in functions and name not in RESOLVERS)
+            modules = MODULES | {"builtins"} if is_function else MODULES
+            known = (module, name) in OTHERS or (module in modules and name not in RESOLVERS)
+            known = known or str(module).startswith(TORCH_OPTIMIZERS)
         if not known:
             raise _bad_model(self.path, f"{module}.{name}, registered as {registered!r}")
         if module == "keras.metrics" and not is_function:
