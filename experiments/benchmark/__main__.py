@@ -49,7 +49,6 @@ def run(
         "threads": len(os.sched_getaffinity(0)),
         "digits": name,
         "effort": dataclasses.asdict(effort),
-        "works": [],
     }
     with tempfile.TemporaryDirectory(prefix="sda-benchmark-") as folder:
         data = pathlib.Path(folder) / "digits.npz"
@@ -58,15 +57,19 @@ def run(
             for worker in workers.values():
                 results["versions"].update(worker.call("versions"))
             results["devices"] = {b: worker.call("device") for b, worker in workers.items()}
-            measure_works(results, works, workers, digits, seed, effort, out)
-            results["scaling"] = {}
+            before = measured_before(results, out)
+            results.update(works=[], scaling=before.get("scaling", {}))
+            measure_works(
+                results, works, before.get("works", []), workers, digits, seed, effort, out
+            )
             for backend, worker in workers.items() if scale else ():
-                if backend != "numpy":
+                if backend != "numpy" and backend not in results["scaling"]:
                     print(f"Scaling on {backend}", flush=True)
                     found = scaling.times(worker, sizes)
                     found["memory"] = scaling.memory(backend, data, folder, seed, sizes)
                     results["scaling"][backend] = found
                     write(results, out)
+    write(results, out)
     if results["scaling"]:
         print("\n".join(["", *report.scaling_lines(results["scaling"])]))
     return results
@@ -76,18 +79,21 @@ QUICK_WORKS = [Work("dA", 32, 8), Work("fine-tuning", 24, 8)]
 
 
 def measured_before(results, out):
-    """Return {work: result} of what an interrupted run under the same circumstances has written."""
+    """Return what an interrupted run under the same circumstances has written, or nothing."""
     path = out / "results.json"
     found = json.loads(path.read_text()) if path.exists() else {}
-    same = all(found.get(key) == value for key, value in results.items() if key != "works")
-    names = [field.name for field in dataclasses.fields(Work)]
-    return {Work(*map(w.get, names)): w for w in found["works"]} if same else {}
+    results = json.loads(json.dumps(results))
+    return found if all(found.get(key) == value for key, value in results.items()) else {}
 
 
-def measure_works(results, works, workers, digits, seed, effort, out):
-    """Measure the works one after another, and write what there is after each."""
+def measure_works(results, works, before, workers, digits, seed, effort, out):
+    """Measure the works one after another, and write what there is after each.
+
+    Those that are among the list `before` of results are taken from there.
+    """
     start = time.monotonic()
-    before = measured_before(json.loads(json.dumps(results)), out)
+    names = [field.name for field in dataclasses.fields(Work)]
+    before = {Work(*map(result.get, names)): result for result in before}
     for k, work in enumerate(works):
         if work in before:
             results["works"].append(before[work])

@@ -138,7 +138,6 @@ class ChainSteps:
         target = clean if y is None else y.index_select(0, rows).long()
         loss = self._loss(target, selected)
         self._backward()
-        self.update()
         return loss
 
     def _forward(self, h):
@@ -151,11 +150,14 @@ class ChainSteps:
                 ACTIVATE[layer.activation](h)
 
     def _backward(self):
+        """Pass δ down, and update each layer as soon as its kernel has been used."""
         for k in range(len(self.maps) - 1, 0, -1):
             delta = torch.mm(self.deltas[k], self.maps[k].T, out=self.deltas[k - 1])
             if self.dropouts[k]:
                 self.dropouts[k].gradient(delta)
             MULTIPLY_BY_SLOPE[self.chain.layers[k - 1].activation](delta, self.codes[k - 1])
+            self.update(k)
+        self.update(0)
 
     def _loss(self, target, selected):
         """Write δ, summed over the batch, of the last layer; return the loss, summed likewise."""
@@ -214,8 +216,9 @@ class FusedSGD:
 
     Args:
         model: The compiled model.
-        products: List of `(kernel, left, right)`: the kernel's gradient is leftᵀ right.
-        sums: List of `(bias, delta)`: the bias's gradient is the sum of the rows of delta.
+        products: List of `(kernel, left, right)`: the kernel's gradient is leftᵀ right. One a
+            layer, or one for a kernel that two layers share.
+        sums: List of `(bias, delta)`, one a layer: the bias's gradient is the sum of delta's rows.
     """
 
     def __init__(self, model, products, sums):
@@ -233,17 +236,19 @@ class FusedSGD:
     def begin(self):
         self.scale = -float(self.optimizer.learning_rate) / self.size
 
-    def __call__(self):
-        for weight, velocity, left, right in self.products:
+    def __call__(self, k):
+        """Update layer `k`; a shared kernel with the first layer, which comes last."""
+        if k < len(self.products):
+            weight, velocity, left, right = self.products[k]
             if velocity is None:
                 weight.addmm_(left, right, alpha=self.scale)
             else:
                 weight.add_(velocity.addmm_(left, right, beta=self.momentum, alpha=self.scale))
-        for bias, velocity, delta in self.sums:
-            if velocity is None:
-                bias.addmv_(delta, self.ones, alpha=self.scale)
-            else:
-                bias.add_(velocity.addmv_(delta, self.ones, beta=self.momentum, alpha=self.scale))
+        bias, velocity, delta = self.sums[k]
+        if velocity is None:
+            bias.addmv_(delta, self.ones, alpha=self.scale)
+        else:
+            bias.add_(velocity.addmv_(delta, self.ones, beta=self.momentum, alpha=self.scale))
 
     def end(self, steps):
         self.optimizer.iterations.assign_add(steps)
@@ -260,7 +265,9 @@ class AnyOptimizer:
     def begin(self):
         pass
 
-    def __call__(self):
+    def __call__(self, k):
+        if k > 0:
+            return  # all at once, with the first layer
         found = {w.data_ptr(): (a.T @ b).div_(self.size) for w, a, b in self.products}
         found.update({b.data_ptr(): delta.sum(0).div_(self.size) for b, delta in self.sums})
         gradients = [found[v.value.data_ptr()] for v in self.variables]
