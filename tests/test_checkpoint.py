@@ -89,7 +89,7 @@ def test_the_context_is_saved_too(tmp_path):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "int64", "bool"])
 def test_variables_of_every_type_come_back_bit_for_bit(tmp_path, dtype):
     start = np.random.default_rng(1).normal(size=(5, 3)).astype("float32")
-    some, other = keras.Variable(start, dtype=dtype), keras.Variable(0 * start, dtype=dtype)
+    some, other = (keras.Variable(x, dtype=dtype, trainable=False) for x in (start, 0 * start))
     write(tmp_path, checkpoint.values([some]))
     checkpoint.assign([other], read(tmp_path), "trainable")
     assert other.dtype == dtype
