@@ -89,7 +89,7 @@ def test_the_context_is_saved_too(tmp_path):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "int64", "bool"])
 def test_variables_of_every_type_come_back_bit_for_bit(tmp_path, dtype):
     start = np.random.default_rng(1).normal(size=(5, 3)).astype("float32")
-    some, other = keras.Variable(start, dtype=dtype), keras.Variable(0 * start, dtype=dtype)
+    some, other = (keras.Variable(x, dtype=dtype, trainable=False) for x in (start, 0 * start))
     write(tmp_path, checkpoint.values([some]))
     checkpoint.assign([other], read(tmp_path), "trainable")
     assert other.dtype == dtype
@@ -932,32 +932,36 @@ def test_a_schedule_that_is_killed_again_and_again_ends_as_if_it_never_was(tmp_p
         process.start()
         return process
 
+    def wait(process, until):
+        # Some two minutes; looks are counted, since a machine may sleep.
+        for _ in range(60_000):
+            if until():
+                return
+            assert process.is_alive() or until()
+            time.sleep(0.002)
+        raise AssertionError("the schedule stands still")
+
+    def finish(process):
+        wait(process, lambda: process.exitcode is not None)
+        assert process.exitcode == 0
+
     def moment(folder):
         path = folder / "moments"
         lines = path.read_text().split("\n") if path.exists() else []
         return int(lines[-2]) if len(lines) > 1 else -1
 
-    whole = start(tmp_path / "whole", 0.0)
-    whole.join(120)
-    assert whole.exitcode == 0
+    finish(start(tmp_path / "whole", 0.0))
     expected = json.loads((tmp_path / "whole" / "result.json").read_text())
 
     folder = tmp_path / "killed"
     generator = random.Random(1)
     for target in sorted(generator.sample(range(-1, schedule.MOMENTS - 1), KILLS)):
         process = start(folder, 0.01)
-        for _ in range(30_000):  # a minute; looks are counted, since a machine may sleep
-            if moment(folder) >= target:
-                break
-            assert process.is_alive()
-            time.sleep(0.002)
-        assert moment(folder) >= target
+        wait(process, lambda target=target: moment(folder) >= target)
         time.sleep(generator.uniform(0, 0.03 if target >= 0 else 1.0))
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
         assert not (folder / "result.json").exists()
-    last = start(folder, 0.01)
-    last.join(120)
-    assert last.exitcode == 0
+    finish(start(folder, 0.01))
     assert json.loads((folder / "result.json").read_text()) == expected
