@@ -27,6 +27,14 @@ from sda.training import fit as training
 BACKEND = keras.backend.backend()
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c_is_heard():
+    """Where tests run in the background, the shell has told them to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def same(a, b):
     """Whether two nested values are equal: types, order of keys, dtypes and every bit."""
     if isinstance(a, np.ndarray):

@@ -1,3 +1,4 @@
+import mmap
 import os
 
 import pytest
@@ -14,7 +15,9 @@ def test_fits_in_a_row_are_counted_and_measured():
     def fit(traces, folder):
         assert os.path.isdir(folder)
         traces.count += 3 if not calls else 1
-        calls.append(bytearray(2**22))  # a leak of 4 MB
+        leak = mmap.mmap(-1, 2**22)  # 4 MB that no freed memory can serve
+        leak.write(b"x" * 2**22)
+        calls.append(leak)
 
     result = endurance.in_a_row(fit, 8)
     assert result["traces"] == {"first": 3, "later": [1]}
