@@ -62,8 +62,8 @@ class Spreading:
 ARMS = {
     "random": "random weights, labelled digits alone",
     "pretrained": "pretrained (plain SdA), labelled digits alone",
-    "random_spread": "random weights, spread labels",
     "pretrained_spread": "pretrained, spread labels",
+    "random_spread": "random weights, spread labels",
 }
 # Error in percent at 100, 600, 1,000 and 3,000 labels.
 PUBLISHED = {
@@ -111,7 +111,7 @@ def labelled_rows(y, count, seed):
 
 
 def plan(scale, seed):
-    """Return the settings of the parts: set after set, first those on labelled digits alone."""
+    """Return the settings of the parts, one set after the other."""
     return [
         {
             "seed": seed + k,
@@ -123,10 +123,9 @@ def plan(scale, seed):
                 (scale.spread if arm.endswith("spread") else scale.alone)[count]
             ),
         }
-        for arms in (("random", "pretrained"), ("pretrained_spread",), ("random_spread",))
         for k in range(scale.sets)
+        for arm in ARMS
         for count in scale.alone
-        for arm in arms
     ]
 
 

@@ -95,7 +95,8 @@ def report(found, out):
     text = [
         f"# {__doc__.splitlines()[0]}",
         "Errors of the weights that are best on the 10,000 validation digits; trained on 50,000. "
-        "The tutorial's times are those of one thread of a 2.66 GHz Xeon E5430.",
+        "The tutorial's times are those of one thread of a 2.66 GHz Xeon E5430; ours are "
+        "wall-clock, and on a machine with other work far above what the runs need.",
         parts.table(header, rows),
         parts.machines(found),
     ]
