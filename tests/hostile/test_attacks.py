@@ -201,7 +201,7 @@ def test_an_honest_model_around_a_stack_loads(tmp_path):
     mlp.save(tmp_path / "mlp.keras")
     loaded = sda.load(tmp_path / "mlp.keras")
     np.testing.assert_allclose(loaded.predict(x, verbose=0), mlp.predict(x, verbose=0), atol=1e-6)
-    assert type(loaded.optimizer) is keras.optimizers.Adam
+    assert type(loaded.optimizer) is type(mlp.optimizer)
     assert int(loaded.optimizer.iterations) == 1
 
 
