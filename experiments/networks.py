@@ -1,7 +1,6 @@
 """Networks pretrained under a noise or not at all, fine-tuned at several rates; kept on disk."""
 
 import dataclasses
-import hashlib
 import json
 import time
 
@@ -62,8 +61,7 @@ def network(data, classes, seed, protocol, noise=None, level=0.0, emphasis=(1.0,
         **{"emphasis": emphasis, "backend": keras.backend.backend()},
         **identity,
     }
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    folder = recipes.CACHE / key
+    folder = recipes.CACHE / recipes.cache_key(settings)
     if (folder / "record.json").exists():
         stack, classifier = (
             keras.models.load_model(folder / f"{name}.keras") for name in ("stack", "classifier")

@@ -88,8 +88,7 @@ def pretrained(recipe, x, seed, validation_data=None, verbose=2):
             None if validation_data is None else _fingerprint(validation_data),
         ],
     }
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    path = CACHE / f"{key}.keras"
+    path = CACHE / f"{cache_key(settings)}.keras"
     record = path.with_suffix(".json")
     if record.exists():
         return keras.models.load_model(path), json.loads(record.read_text())["outcome"]
@@ -110,6 +109,11 @@ def pretrained(recipe, x, seed, validation_data=None, verbose=2):
     stack.save(path)
     write_json(record, {"settings": settings, "outcome": outcome})
     return stack, outcome
+
+
+def cache_key(settings):
+    """Return the name under which what was made by `settings`, a dictionary, is kept."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def finetune(model, recipe, train, validation=None, seed=None, verbose=2):

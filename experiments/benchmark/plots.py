@@ -6,9 +6,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from PIL import Image
 
+from experiments.benchmark.report import LABELS
+
 # Colours that the colour-blind can tell apart (Okabe and Ito).
 COLOURS = {"tensorflow": "#d55e00", "jax": "#0072b2", "torch": "#009e73", "numpy": "#7f7f7f"}
-LABELS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch", "numpy": "NumPy"}
 STYLES = {
     "sda": {"linewidth": 2.6, "marker": "o", "markersize": 6, "zorder": 4},
     "fit": {"linewidth": 1.2, "linestyle": ":", "marker": "s", "markersize": 4},
