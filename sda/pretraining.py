@@ -16,7 +16,7 @@ from sda.forks import check_process
 from sda.seeding import check_seed, fresh_seed, spawn
 from sda.stack import StackedDenoisingAutoencoder, on_arrays, per_layer
 from sda.training.chain import denoising_chain
-from sda.training.fit import Evaluator, Trainer
+from sda.training.fit import Evaluator, Trainer, check_callbacks
 from sda.training.rows import as_rows, check_finite, pieces
 
 # What a History holds, but for its model.
@@ -156,6 +156,8 @@ class GreedyPretrainer:
             list(self.callbacks(k)) if self.callbacks is not None else []
             for k in range(len(stack.autoencoders))
         ]
+        for made in callbacks:
+            check_callbacks(made)
         with contextlib.ExitStack() as resources:
             checkpoints = None
             if self.checkpoint_dir is not None:

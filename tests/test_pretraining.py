@@ -563,3 +563,14 @@ def test_bad_settings_are_refused_when_they_are_made(stack, settings, message):
 def test_something_that_is_no_stack_is_refused():
     with pytest.raises(ValueError, match=r"`stack` to be an sda\.StackedDenoisingAutoencoder"):
         sda.GreedyPretrainer(sda.DenoisingAutoencoder(5))
+
+
+def test_callbacks_of_every_layer_are_checked_before_one_is_trained():
+    stack = sda.StackedDenoisingAutoencoder([4, 3], seed=1)
+    stack.build((None, 5))
+    before = stack.get_weights()
+    pretrainer = sda.GreedyPretrainer(stack, epochs=1, callbacks=lambda k: ["loud"] * k)
+    with pytest.raises(ValueError, match=r"Expected `callbacks`.* Received: callbacks=\['loud'\]"):
+        pretrainer.fit(np.full((10, 5), 0.5, "float32"), verbose=0)
+    for a, b in zip(before, stack.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
