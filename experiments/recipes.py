@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 import sda
-from experiments.record import write_json
+from experiments.record import timed, write_json
 
 # Where pretrained stacks are kept: large, and made again where they are missing.
 CACHE = pathlib.Path("runs/stacks")
@@ -68,7 +68,7 @@ def untrained(recipe, features, seed):
 
 
 def pretrained(recipe, x, seed, validation_data=None, verbose=2):
-    """Return a pretrained stack, and what became known: `seconds`, and the losses by layer.
+    """Return a pretrained stack, and what became known: seconds, CPU seconds, losses by layer.
 
     A stack that was pretrained before, by the same recipe on the same rows, is loaded.
 
@@ -93,18 +93,16 @@ def pretrained(recipe, x, seed, validation_data=None, verbose=2):
     if record.exists():
         return keras.models.load_model(path), json.loads(record.read_text())["outcome"]
     stack = untrained(recipe, x.shape[1], seed)
-    start = time.perf_counter()
-    histories = sda.GreedyPretrainer(
-        stack,
-        keras.optimizers.SGD(recipe.rate),
-        epochs=recipe.epochs,
-        batch_size=recipe.batch_size,
-        seed=seed,
-    ).fit(x, validation_data=validation_data, shuffle=recipe.shuffle, verbose=verbose)
-    outcome = {
-        "seconds": round(time.perf_counter() - start, 1),
-        "losses": [history.history for history in histories],
-    }
+    outcome = {}
+    with timed(outcome, "seconds"), timed(outcome, "cpu_seconds", time.process_time):
+        histories = sda.GreedyPretrainer(
+            stack,
+            keras.optimizers.SGD(recipe.rate),
+            epochs=recipe.epochs,
+            batch_size=recipe.batch_size,
+            seed=seed,
+        ).fit(x, validation_data=validation_data, shuffle=recipe.shuffle, verbose=verbose)
+    outcome["losses"] = [history.history for history in histories]
     path.parent.mkdir(parents=True, exist_ok=True)
     stack.save(path)
     write_json(record, {"settings": settings, "outcome": outcome})

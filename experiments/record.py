@@ -20,6 +20,8 @@ def circumstances(seed):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     machine = {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count()}
+    if "OMP_NUM_THREADS" in os.environ:
+        machine["OMP_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"]
     return {
         "seed": seed,
         "backend": keras.backend.backend(),
@@ -37,11 +39,15 @@ def write_json(path, content):
 
 
 @contextlib.contextmanager
-def timed(seconds, phase):
-    """Add the seconds that the block takes to the dictionary `seconds`, under `phase`."""
-    start = time.perf_counter()
+def timed(seconds, phase, clock=time.perf_counter):
+    """Add the seconds that the block takes to the dictionary `seconds`, under `phase`.
+
+    With `time.process_time` as the clock they are those of all cores that worked for it together,
+    whatever else the machine did in the meantime.
+    """
+    start = clock()
     yield
-    seconds[phase] = round(time.perf_counter() - start, 1)
+    seconds[phase] = round(clock() - start, 1)
 
 
 def _processor():
