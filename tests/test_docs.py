@@ -1,12 +1,62 @@
-"""The pages in docs/: their numbers are those that a command wrote."""
+"""The pages in docs/: examples run, names and links exist, numbers are those a command wrote."""
 
+import doctest
+import importlib
 import pathlib
 import re
 
+import keras
+import numpy as np
 import pytest
+from doctests import Runner, session
+
+import sda
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
+
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "experiments/README.md",
+    *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md")),
+]
+SESSIONS = [page for page in PAGES if session((ROOT / page).read_text())]
+
+
+@pytest.mark.parametrize("page", SESSIONS)
+def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"sda": sda, "keras": keras, "np": np}
+    text = session((ROOT / page).read_text())
+    runner = Runner()
+    runner.run(doctest.DocTestParser().get_doctest(text, names, page, page, 0))
+    if runner.missing:
+        pytest.skip(f"{page} needs {runner.missing}")
+    assert not runner.failures, "".join(runner.output)
+    assert runner.tries > 0
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_names_on_a_page_exist(page):
+    names = re.findall(r"(?<![\w./-])sda(?:\.\w+)+", (ROOT / page).read_text())
+    missing = [name for name in sorted(set(names)) if not exists(name)]
+    assert not missing
+
+
+def exists(name):
+    """Whether `name` is a module of sda, or something in one."""
+    found = sda
+    for i, part in enumerate(name.split(".")[1:], start=2):
+        if not hasattr(found, part):
+            try:
+                importlib.import_module(".".join(name.split(".")[:i]))
+            except ModuleNotFoundError as error:
+                if error.name.split(".")[0] != "sda":
+                    pytest.skip(f"{name} needs {error.name}")
+                return False
+        found = getattr(found, part)
+    return True
 
 
 def rows(path, start):
@@ -34,15 +84,7 @@ def test_precision_is_as_measured():
     assert all(line in measured for line in quoted)
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        "README.md",
-        "CONTRIBUTING.md",
-        "experiments/README.md",
-        *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md")),
-    ],
-)
+@pytest.mark.parametrize("page", PAGES)
 def test_links_within_the_project_lead_somewhere(page):
     path = ROOT / page
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text())
