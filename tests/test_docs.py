@@ -2,8 +2,11 @@
 
 import doctest
 import importlib
+import inspect
 import pathlib
 import re
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -57,6 +60,37 @@ def exists(name):
                 return False
         found = getattr(found, part)
     return True
+
+
+def public_names():
+    """Everything in `sda.__all__`, and what the modules there hold for users."""
+    for name in sda.__all__:
+        item = getattr(sda, name)
+        if not inspect.ismodule(item):
+            yield f"sda.{name}"
+            continue
+        names = getattr(item, "__all__", None) or [
+            n
+            for n, value in vars(item).items()
+            if n[0] != "_" and getattr(value, "__module__", None) == item.__name__ and value.__doc__
+        ]
+        yield from (f"{item.__name__}.{n}" for n in names if callable(getattr(item, n)))
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the site has no backend")
+def test_every_public_name_is_in_the_reference(tmp_path):
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    pages = {path.name: path.read_text() for path in (tmp_path / "reference").glob("*.html")}
+    anchors = set(re.findall(r'id="(sda[\w.]+)"', "".join(pages.values())))
+    listed = set(re.findall(r"<code>(sda[\w.]+)</code>", pages["index.html"]))
+    names = set(public_names()) - {"sda.__version__"}
+    assert len(names) > 30
+    assert not names - anchors
+    assert not names - listed
+    assert (tmp_path / "notebooks" / "corruption_levels.html").exists()
 
 
 def rows(path, start):
