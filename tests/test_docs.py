@@ -24,6 +24,8 @@ PAGES = [
     "experiments/README.md",
     *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md")),
 ]
+SCRIPTS = sorted(ROOT.glob("notebooks/*.py"))
+SCRIPTS = [script for script in SCRIPTS if script.stem not in ("__init__", "generate")]
 SESSIONS = [page for page in PAGES if session((ROOT / page).read_text())]
 
 
@@ -42,24 +44,49 @@ def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_names_on_a_page_exist(page):
-    names = re.findall(r"(?<![\w./-])sda(?:\.\w+)+", (ROOT / page).read_text())
+    names = re.findall(r"(?<![\w./-])(?:sda|keras)(?:\.\w+)+", (ROOT / page).read_text())
     missing = [name for name in sorted(set(names)) if not exists(name)]
     assert not missing
 
 
 def exists(name):
-    """Whether `name` is a module of sda, or something in one."""
-    found = sda
+    """Whether `name` is a module, or something in one."""
+    found = importlib.import_module(name.split(".")[0])
     for i, part in enumerate(name.split(".")[1:], start=2):
         if not hasattr(found, part):
             try:
                 importlib.import_module(".".join(name.split(".")[:i]))
             except ModuleNotFoundError as error:
-                if error.name.split(".")[0] != "sda":
+                if error.name.split(".")[0] not in ("sda", "keras"):
                     pytest.skip(f"{name} needs {error.name}")
                 return False
         found = getattr(found, part)
     return True
+
+
+def test_our_side_of_the_tables_of_old_names_exists():
+    stack = sda.StackedDenoisingAutoencoder([4], tied=False)
+    stack.build((None, 6))
+    things = {"stack": stack, "dA": stack.autoencoders[0], "classifier": stack.classifier(3)}
+    takers = [sda.dA, type(stack), sda.GreedyPretrainer, sda.GreedyPretrainer.fit, sda.fit]
+    arguments = {name for taker in takers for name in inspect.signature(taker).parameters}
+    lines = (ROOT / "docs" / "coming_from.md").read_text().splitlines()
+    ours = [line.split("|")[-2] for line in lines if line.startswith("| ") and "Here" not in line]
+    assert len(ours) > 50
+    for cell in ours:
+        for thing, path in re.findall(r"`(stack|dA|classifier)((?:\.\w+)+)", cell):
+            found = things[thing]
+            for part in path.split(".")[1:]:
+                assert hasattr(found, part), f"{thing}{path}"
+                found = getattr(found, part)
+        assert set(re.findall(r"`(\w+)=", cell)) <= arguments, cell
+
+
+def test_every_page_is_in_the_index():
+    links = re.findall(r"\]\(([\w./]+)\)", (ROOT / "docs" / "index.md").read_text())
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    notebooks = {f"../notebooks/{path.name}" for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert not (pages | notebooks) - set(links)
 
 
 def public_names():
@@ -91,6 +118,17 @@ def test_every_public_name_is_in_the_reference(tmp_path):
     assert not names - anchors
     assert not names - listed
     assert (tmp_path / "notebooks" / "corruption_levels.html").exists()
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=[script.stem for script in SCRIPTS])
+def test_a_notebook_is_that_of_its_script(script):
+    jupytext, nbformat = pytest.importorskip("jupytext"), pytest.importorskip("nbformat")
+    notebook = nbformat.read(script.with_suffix(".ipynb"), as_version=4)
+    cells = jupytext.read(script).cells
+    assert [cell.source for cell in notebook.cells] == [cell.source for cell in cells]
+    outputs = [o for cell in notebook.cells for o in cell.get("outputs", ())]
+    assert any("image/png" in o.get("data", {}) for o in outputs)
+    assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
 
 
 def rows(path, start):
