@@ -156,6 +156,7 @@ def notebook_page(path):
                 parts.append(f"![]({name})")
             else:
                 text = "".join(output.get("text", data.get("text/plain", "")))
+                text = re.sub(r"\x1b\[[\d;]*m", "", text)  # colours of a terminal
                 parts.append(f"```text\n{text.rstrip()}\n```")
     return "\n\n".join(parts), pictures
 
@@ -165,7 +166,10 @@ def with_mathml(text):
 
     def formula(match):
         code, block, inline = match.groups()
-        return code or convert(block or inline, display="block" if block else "inline")
+        if code:
+            return code
+        # At the beginning of a line <math> would end the paragraph, <span> does not.
+        return convert(block, display="block") if block else f"<span>{convert(inline)}</span>"
 
     pattern = r"(^```.*?^```|`[^`\n]*`)|\$\$(.+?)\$\$|\$([^$\s](?:[^$\n]*[^$\s])?)\$(?!\w)"
     return re.sub(pattern, formula, text, flags=re.MULTILINE | re.DOTALL)
