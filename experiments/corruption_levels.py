@@ -82,7 +82,11 @@ def draw_repair(errors, test_levels, levels):
     for i, row in enumerate(errors):
         for j, value in enumerate(row):
             weight = "bold" if value == row.min() else "normal"
-            axis.text(j, i, f"{value:.1f}", ha="center", va="center", weight=weight)
+            # Dark cells, the small errors, take light digits.
+            dark = np.log(value / errors.min()) < 0.45 * np.log(errors.max() / errors.min())
+            colour = "white" if dark else "black"
+            style = {"ha": "center", "va": "center", "weight": weight, "color": colour}
+            axis.text(j, i, f"{value:.1f}", **style)
     axis.set_xticks(range(columns), [f"{level:.0%}" for level in levels])
     axis.set_yticks(range(rows), [f"{level:.0%}" for level in test_levels])
     axis.set(xlabel="corruption in training", ylabel="corruption of the test images")

@@ -20,17 +20,30 @@ def generate(script, write):
     """Execute one script as a notebook; write it beside the script if asked to."""
     notebook = jupytext.read(script)
     nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
-    for cell in notebook.cells:
-        cell.metadata.pop("execution", None)  # times of the run, different every time
+    for i, cell in enumerate(notebook.cells):
+        # What would be different every time: random names, and times of the run.
+        cell.id = f"cell-{i}"
+        cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
             # Warnings of the backend say nothing about the subject.
-            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            cell.outputs = joined(o for o in cell.outputs if o.get("name") != "stderr")
     text = nbformat.writes(notebook)
     if len(text) > MOST_BYTES:
         raise SystemExit(f"{script.name}: {len(text)} bytes of notebook, {MOST_BYTES} at most")
     if write:
         script.with_suffix(".ipynb").write_text(text + "\n")
     print(f"{script.name}: ran, {len(text) // 1000} KB", flush=True)
+
+
+def joined(outputs):
+    """Return the outputs of a cell with what was printed in pieces as one."""
+    joined = []
+    for output in outputs:
+        if output.output_type == "stream" and joined and joined[-1].output_type == "stream":
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def main():

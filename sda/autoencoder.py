@@ -221,6 +221,7 @@ class DenoisingAutoencoder(keras.layers.Layer):
 
 
 dA = DenoisingAutoencoder
+"""The literature's name for the same class."""
 
 # Derivatives of activations, as functions of the activation's value.
 SLOPES = {
