@@ -6,7 +6,9 @@ from keras import ops
 
 from sda import checkpoint, corruption
 from sda.checks import check_count, check_flag, check_number, look_up
+from sda.losses import CrossEntropy
 from sda.pretraining import Denoising, GreedyPretrainer
+from sda.seeding import spawn
 from sda.stack import StackedDenoisingAutoencoder, on_arrays, per_layer
 from sda.training.fit import fit
 from sda.training.rows import pieces
@@ -47,6 +49,11 @@ NUMBERS = (np.float32, np.float64)
 
 class _Stacked(BaseEstimator):
     """What the three have in common: the parameters of the stack, and its pretraining."""
+
+    def _keep(self, arguments):
+        """Store the constructor's arguments under their own names, as scikit-learn wants it."""
+        for name in self._get_param_names():
+            setattr(self, name, arguments[name])
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -277,25 +284,7 @@ class SdATransformer(TransformerMixin, _Stacked):
         random_state=None,
         verbose=0,
     ):
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.layers = layers
-        self.activation = activation
-        self.corruption = corruption
-        self.noise = noise
-        self.decoder_activation = decoder_activation
-        self.tied = tied
-        self.reconstruction_loss = reconstruction_loss
-        self.pretraining_optimizer = pretraining_optimizer
-        self.pretraining_learning_rate = pretraining_learning_rate
-        self.pretraining_epochs = pretraining_epochs
-        self.pretraining_batch_size = pretraining_batch_size
-        self.codes = codes
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.warm_start = warm_start
-        self.random_state = random_state
-        self.verbose = verbose
+        self._keep(locals())
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -304,7 +293,7 @@ class SdATransformer(TransformerMixin, _Stacked):
 
     def _check_parameters(self, partial=False):
         super()._check_parameters(partial)
-        self._indices(self.layers)
+        self._indices(self.layers, len(self._sizes()))
 
     def fit(self, X, y=None):
         """Pretrain the stack.
@@ -349,7 +338,11 @@ class SdATransformer(TransformerMixin, _Stacked):
         X = validate_data(self, X, accept_sparse="csr", dtype=NUMBERS, reset=first)
         stack = self._new_stack(X.shape[1], self._seed()) if first else self.stack_
         pretrainer = self._pretrainer(stack, None)
-        rows = pretrainer._checked(_rows(X), "X")
+        if isinstance(pretrainer.loss[0], CrossEntropy) and (X.min() < 0 or X.max() > 1):
+            raise ValueError(
+                "Expected `X` to lie in [0, 1], as cross-entropy needs. Scale it, or use "
+                f"decoder_activation=None. Received: values from {X.min():g} to {X.max():g}"
+            )
         if first or not self._denoisers:
             self._denoisers = []
             for autoencoder, loss, optimizer in zip(
@@ -360,8 +353,9 @@ class SdATransformer(TransformerMixin, _Stacked):
                 self._denoisers.append(model)
         if first:
             self.stack_, self.histories_, self._calls = stack, [{} for _ in self._denoisers], 0
-        for model, batch_size, logs in zip(
-            self._denoisers, pretrainer.batch_size, self.histories_, strict=True
+        rows = _rows(X)
+        for k, (model, batch_size, logs) in enumerate(
+            zip(self._denoisers, pretrainer.batch_size, self.histories_, strict=True)
         ):
             history = fit(
                 model,
@@ -370,7 +364,8 @@ class SdATransformer(TransformerMixin, _Stacked):
                 epochs=self._calls + 1,
                 initial_epoch=self._calls,
                 verbose=self.verbose,
-                seed=stack.seed,
+                # The orders of a GreedyPretrainer: with one layer, n calls are n epochs of `fit`.
+                seed=spawn(spawn(stack.seed, k), 1),
             ).history
             for name, values in history.items():
                 logs.setdefault(name, []).extend(values)
@@ -458,9 +453,9 @@ class SdATransformer(TransformerMixin, _Stacked):
             dtype=object,
         )
 
-    def _indices(self, layers):
+    def _indices(self, layers, depth=None):
         """Return `layers` as a list of indices from 0 up; raise `ValueError` if there are none."""
-        depth = len(self.stack_.autoencoders) if hasattr(self, "stack_") else len(self._sizes())
+        depth = depth or len(self.stack_.autoencoders)
         if isinstance(layers, str) and layers == "all":
             return list(range(depth))
         indices = list(layers) if isinstance(layers, (list, tuple)) else [layers]
@@ -479,57 +474,6 @@ class SdATransformer(TransformerMixin, _Stacked):
 
 class _Supervised(_Stacked):
     """A stack that is pretrained on all rows and fine-tuned on those with targets."""
-
-    def __init__(
-        self,
-        hidden_layer_sizes=(100, 100),
-        *,
-        activation="sigmoid",
-        corruption=0.3,
-        noise="masking",
-        decoder_activation=None,
-        tied=True,
-        reconstruction_loss=None,
-        pretraining_optimizer="adam",
-        pretraining_learning_rate=None,
-        pretraining_epochs=15,
-        pretraining_batch_size=32,
-        codes="auto",
-        dropout=0.0,
-        optimizer="adam",
-        learning_rate=None,
-        epochs=50,
-        batch_size=32,
-        early_stopping=False,
-        validation_fraction=0.1,
-        n_iter_no_change=10,
-        warm_start=False,
-        random_state=None,
-        verbose=0,
-    ):
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.corruption = corruption
-        self.noise = noise
-        self.decoder_activation = decoder_activation
-        self.tied = tied
-        self.reconstruction_loss = reconstruction_loss
-        self.pretraining_optimizer = pretraining_optimizer
-        self.pretraining_learning_rate = pretraining_learning_rate
-        self.pretraining_epochs = pretraining_epochs
-        self.pretraining_batch_size = pretraining_batch_size
-        self.codes = codes
-        self.dropout = dropout
-        self.optimizer = optimizer
-        self.learning_rate = learning_rate
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.warm_start = warm_start
-        self.random_state = random_state
-        self.verbose = verbose
 
     def _check_parameters(self, partial=False):
         super()._check_parameters(partial)
@@ -722,32 +666,7 @@ class SdAClassifier(ClassifierMixin, _Supervised):
         verbose=0,
         unlabelled=-1,
     ):
-        super().__init__(
-            hidden_layer_sizes,
-            activation=activation,
-            corruption=corruption,
-            noise=noise,
-            decoder_activation=decoder_activation,
-            tied=tied,
-            reconstruction_loss=reconstruction_loss,
-            pretraining_optimizer=pretraining_optimizer,
-            pretraining_learning_rate=pretraining_learning_rate,
-            pretraining_epochs=pretraining_epochs,
-            pretraining_batch_size=pretraining_batch_size,
-            codes=codes,
-            dropout=dropout,
-            optimizer=optimizer,
-            learning_rate=learning_rate,
-            epochs=epochs,
-            batch_size=batch_size,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            n_iter_no_change=n_iter_no_change,
-            warm_start=warm_start,
-            random_state=random_state,
-            verbose=verbose,
-        )
-        self.unlabelled = unlabelled
+        self._keep(locals())
 
     def fit(self, X, y, sample_weight=None):
         """Pretrain on all rows and fine-tune on those with a label.
@@ -929,32 +848,7 @@ class SdARegressor(MultiOutputMixin, RegressorMixin, _Supervised):
         random_state=None,
         verbose=0,
     ):
-        super().__init__(
-            hidden_layer_sizes,
-            activation=activation,
-            corruption=corruption,
-            noise=noise,
-            decoder_activation=decoder_activation,
-            tied=tied,
-            reconstruction_loss=reconstruction_loss,
-            pretraining_optimizer=pretraining_optimizer,
-            pretraining_learning_rate=pretraining_learning_rate,
-            pretraining_epochs=pretraining_epochs,
-            pretraining_batch_size=pretraining_batch_size,
-            codes=codes,
-            dropout=dropout,
-            optimizer=optimizer,
-            learning_rate=learning_rate,
-            epochs=epochs,
-            batch_size=batch_size,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            n_iter_no_change=n_iter_no_change,
-            warm_start=warm_start,
-            random_state=random_state,
-            verbose=verbose,
-        )
-        self.loss = loss
+        self._keep(locals())
 
     def _check_parameters(self, partial=False):
         super()._check_parameters(partial)

@@ -1,0 +1,197 @@
+"""The scikit-learn face: the same as by hand, and what scikit-learn asks of an estimator."""
+
+import copy
+import importlib
+import pickle
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import sda
+
+pytest.importorskip("sklearn")
+
+import joblib
+from scipy import sparse
+from scipy.linalg import subspace_angles
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import estimator_checks
+
+from sda.estimators import SdAClassifier, SdARegressor, SdATransformer
+
+# A fit costs a second of tracing on TensorFlow and of compiling on JAX, and a few milliseconds on
+# PyTorch. What fits many times is tested there; what a backend could do differently, on each.
+on_torch = pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="many fits: on PyTorch, which does not compile them"
+)
+SMALL = {"hidden_layer_sizes": [5, 3], "pretraining_epochs": 2, "random_state": 0}
+SHORT = {**SMALL, "epochs": 3, "learning_rate": 0.01}
+ESTIMATORS = {
+    "transformer": SdATransformer(**SMALL),
+    "classifier": SdAClassifier(**SHORT),
+    "regressor": SdARegressor(**SHORT),
+}
+x = np.random.default_rng(0).normal(size=(50, 6)).astype("float32")
+labels = (x[:, 0] > 0).astype(int) + (x[:, 1] > 0.5)
+values = x[:, 0] * 100 + 7
+targets = {"transformer": None, "classifier": labels, "regressor": values}
+
+
+def weights(estimator):
+    model = getattr(estimator, "model_", estimator.stack_)
+    return model.get_weights()
+
+
+def same(some, others):
+    return len(some) == len(others) and all(map(np.array_equal, some, others))
+
+
+def outputs(estimator, rows=x):
+    for method in ("transform", "predict_proba", "predict"):
+        if hasattr(estimator, method):
+            return getattr(estimator, method)(rows)
+
+
+# The same by hand
+
+
+def stack_by_hand(seed=3):
+    # Table columns: a linear decoder below, and the codes' cross-entropy above.
+    return sda.StackedDenoisingAutoencoder(
+        [5, 3], [0.2, 0.1], decoder_activation=["linear", "sigmoid"], seed=seed
+    )
+
+
+def pretrain(stack, rows=x, seed=3):
+    settings = {"optimizer": keras.optimizers.Adam(0.01), "epochs": [2, 1], "batch_size": 10}
+    return sda.GreedyPretrainer(stack, **settings, seed=seed).fit(rows, verbose=0)
+
+
+BY_HAND = {
+    "hidden_layer_sizes": (5, 3),
+    "corruption": [0.2, 0.1],
+    "pretraining_learning_rate": 0.01,
+    "pretraining_epochs": [2, 1],
+    "pretraining_batch_size": 10,
+    "random_state": 3,
+}
+
+
+def test_the_transformer_is_a_pretrained_stack():
+    transformer = SdATransformer(**BY_HAND).fit(x)
+    stack = stack_by_hand()
+    histories = pretrain(stack)
+    assert same(weights(transformer), stack.get_weights())
+    assert transformer.histories_ == [history.history for history in histories]
+    # The layers of the codes, and the way back from them.
+    first, top = stack.encode(x, 0), stack.encode(x)
+    np.testing.assert_array_equal(transformer.transform(x), top)
+    np.testing.assert_array_equal(transformer.transform(x, layers="all"), np.hstack([first, top]))
+    np.testing.assert_array_equal(transformer.transform(x, layers=[-1, 0]), np.hstack([top, first]))
+    for layers, depth in ((-1, -1), (0, 0), ("all", -1), ([-1, 0], -1)):
+        transformer.set_params(layers=layers)
+        rebuilt = transformer.inverse_transform(transformer.transform(x))
+        np.testing.assert_allclose(rebuilt, stack.reconstruct(x, depth), rtol=1e-5, atol=1e-6)
+
+
+def test_the_classifier_learns_from_rows_without_labels_as_by_hand():
+    y = np.array(["no", "yes", "maybe"], object)[labels]
+    y[10:] = -1
+    classifier = SdAClassifier(**BY_HAND, dropout=0.2, epochs=3, batch_size=4, optimizer="sgd")
+    classifier.fit(x, y)
+    stack = stack_by_hand()
+    pretrain(stack)
+    model = stack.classifier(3, dropout=0.2)
+    model.compile("sgd", "sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
+    classes, encoded = np.unique(y[:10].astype(str), return_inverse=True)
+    history = sda.fit(model, x[:10], encoded, batch_size=4, epochs=3, seed=3, verbose=0)
+    assert same(weights(classifier), model.get_weights())
+    assert classifier.history_ == history.history
+    assert classifier.classes_.tolist() == classes.tolist()
+    proba = classifier.predict_proba(x)
+    np.testing.assert_allclose(proba, model.predict(x, verbose=0), rtol=1e-5, atol=1e-6)
+    assert classifier.predict(x).tolist() == classes[proba.argmax(axis=1)].tolist()
+    # The rows without labels do not count in the score.
+    right = classifier.predict(x[:10]) == y[:10]
+    assert classifier.score(x, y) == right.mean()
+    assert classifier.score(x, y, sample_weight=np.arange(50)) == np.average(
+        right, weights=np.arange(10)
+    )
+
+
+def test_the_regressor_standardises_its_targets():
+    y = np.stack([values, -values / 1000 + x[:, 2]], axis=1)
+    regressor = SdARegressor(**BY_HAND, epochs=3, batch_size=10, loss="absolute_error").fit(x, y)
+    stack = stack_by_hand()
+    pretrain(stack)
+    model = stack.regressor(2)
+    model.compile("adam", "mae")
+    mean, deviation = y.mean(axis=0), y.std(axis=0)
+    sda.fit(model, x, (y - mean) / deviation, batch_size=10, epochs=3, seed=3, verbose=0)
+    by_hand = model.predict(x, verbose=0) * deviation + mean
+    np.testing.assert_allclose(regressor.predict(x), by_hand, rtol=1e-4)
+    assert regressor.fit(x, values).predict(x).shape == (50,)
+
+
+def test_n_calls_of_partial_fit_are_n_epochs():
+    one_layer = {**SMALL, "hidden_layer_sizes": 5, "pretraining_epochs": 3}
+    transformer = SdATransformer(**one_layer).fit(x)
+    in_parts = SdATransformer(**one_layer)
+    for _ in range(3):
+        in_parts.partial_fit(x)
+    assert same(weights(in_parts), weights(transformer))
+    assert in_parts.histories_ == transformer.histories_
+    for make, y, arguments in (
+        (SdAClassifier, labels, {"classes": [0, 1, 2]}),
+        (SdARegressor, values, {}),
+    ):
+        whole = make(**SHORT).fit(x, y)
+        in_parts = make(**SHORT)
+        for _ in range(3):
+            in_parts.partial_fit(x, y, **arguments)
+        assert same(weights(in_parts), weights(whole))
+        assert in_parts.history_ == whole.history_
+        assert same(outputs(in_parts), outputs(whole))
+
+
+# What the mathematics says
+
+
+def test_a_linear_dA_without_noise_spans_the_principal_components():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(300, 3)) @ rng.normal(size=(3, 8)) + 0.1 * rng.normal(size=(300, 8))
+    rows = StandardScaler().fit_transform(rows)
+    transformer = SdATransformer(
+        3,
+        activation="linear",
+        corruption=0.0,
+        pretraining_learning_rate=0.02,
+        pretraining_epochs=60,
+        random_state=0,
+    ).fit(rows)
+    kernel = transformer.stack_.autoencoders[0].encoder.get_weights()[0]
+    pca = PCA(3).fit(rows)
+    assert np.degrees(subspace_angles(kernel, pca.components_.T)).max() < 3
+    rebuilt = transformer.inverse_transform(transformer.transform(rows))
+    np.testing.assert_allclose(rebuilt, pca.inverse_transform(pca.transform(rows)), atol=0.1)
+
+
+def test_on_digits_it_is_about_as_good_as_a_multilayer_perceptron():
+    digits, y = load_digits(return_X_y=True)
+    train, test, y_train, y_test = train_test_split(digits / 16, y, random_state=0, stratify=y)
+    classifier = SdAClassifier(
+        64, pretraining_epochs=5, epochs=20, learning_rate=0.01, random_state=0
+    ).fit(train, y_train)
+    perceptron = MLPClassifier(64, max_iter=60, random_state=0)
+    with pytest.warns(UserWarning, match="Maximum iterations"):
+        perceptron.fit(train, y_train)
+    assert classifier.score(test, y_test) > perceptron.score(test, y_test) - 0.02
+    assert classifier.score(test, y_test) > 0.95
