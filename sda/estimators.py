@@ -970,6 +970,9 @@ def _corruption(level, noise):
             f"Expected `noise` to be one of {sorted(NOISES)}. Received: noise={noise!r}"
         )
     if not isinstance(level, corruption.Corruption):
+        most = np.inf if noise == "gaussian" else 1
+        expectation = f"at least 0 and at most {most}, or an sda.Corruption"
+        check_number(level, "corruption", expectation, lambda value: 0 <= value <= most)
         return NOISES[noise](level)
     if noise != "masking":
         raise ValueError(
