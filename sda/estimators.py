@@ -152,21 +152,24 @@ class _Stacked(BaseEstimator):
         ]
 
     def _pretrain(self, stack, X, held_out, seed):
-        """Pretrain on `X`, stopping early on the rows `held_out` (or None); return the logs."""
+        """Pretrain on `X` without the rows `held_out` (indices, or None); return the logs."""
+        validation = None
+        if held_out is not None:
+            validation = _rows(X[held_out])
+            X = X[np.setdiff1d(np.arange(X.shape[0]), held_out)]
         histories = self._pretrainer(stack, seed).fit(
-            _rows(X),
-            validation_data=None if held_out is None else _rows(held_out),
-            verbose=self.verbose,
+            _rows(X), validation_data=validation, verbose=self.verbose
         )
         return [history.history for history in histories]
 
-    def _split(self, indices, seed, stratify=None):
-        """Return the indices to train on and those held out, or None unless stopping early."""
+    def _split(self, rows, seed, stratify=None):
+        """Return the indices to train on, and those held out or None unless stopping early."""
         if not self.early_stopping:
-            return indices, None
+            return np.arange(rows), None
         return train_test_split(
-            indices, test_size=self.validation_fraction, random_state=seed, stratify=stratify
-        )
+            np.arange(rows), test_size=self.validation_fraction, random_state=seed,
+            stratify=stratify,
+        )  # fmt: skip
 
     # A stack pickles as the bytes of its .keras archive. What an archive leaves out goes along:
     # counters of the noise, and whatever trains further, with the state of its optimizer.
@@ -312,12 +315,9 @@ class SdATransformer(TransformerMixin, _Stacked):
         stack = self._new_stack(X.shape[1], seed)
         if self.warm_start and hasattr(self, "stack_"):
             _start_from(stack, self.stack_, "hidden_layer_sizes")
-        train, held_out = self._split(np.arange(X.shape[0]), seed)
-        if held_out is None:
-            self.histories_ = self._pretrain(stack, X, None, seed)
-        else:
-            self.histories_ = self._pretrain(stack, X[train], X[held_out], seed)
-        self.stack_, self._denoisers, self._calls = stack, [], 0
+        _, held_out = self._split(X.shape[0], seed)
+        self.histories_ = self._pretrain(stack, X, held_out, seed)
+        self.stack_, self._denoisers, self._epochs_done = stack, [], 0
         return self
 
     def partial_fit(self, X, y=None):
@@ -352,7 +352,11 @@ class SdATransformer(TransformerMixin, _Stacked):
                 model.compile(optimizer=optimizer)
                 self._denoisers.append(model)
         if first:
-            self.stack_, self.histories_, self._calls = stack, [{} for _ in self._denoisers], 0
+            self.stack_, self.histories_, self._epochs_done = (
+                stack,
+                [{} for _ in self._denoisers],
+                0,
+            )
         rows = _rows(X)
         for k, (model, batch_size, logs) in enumerate(
             zip(self._denoisers, pretrainer.batch_size, self.histories_, strict=True)
@@ -361,16 +365,15 @@ class SdATransformer(TransformerMixin, _Stacked):
                 model,
                 rows,
                 batch_size=batch_size,
-                epochs=self._calls + 1,
-                initial_epoch=self._calls,
+                epochs=self._epochs_done + 1,
+                initial_epoch=self._epochs_done,
                 verbose=self.verbose,
                 # The orders of a GreedyPretrainer: with one layer, n calls are n epochs of `fit`.
                 seed=spawn(spawn(stack.seed, k), 1),
             ).history
-            for name, values in history.items():
-                logs.setdefault(name, []).extend(values)
+            _extend(logs, history)
             rows = _map_rows(model.autoencoder.encode, rows)
-        self._calls += 1
+        self._epochs_done += 1
         return self
 
     def transform(self, X, layers=None):
@@ -493,24 +496,19 @@ class _Supervised(_Stacked):
             stratify: Array of classes to hold out equal shares of, or None.
         """
         seed = self._seed()
-        warm = self.warm_start and hasattr(self, "model_")
         stack = self._new_stack(X.shape[1], seed)
-        if warm:
+        model = self._compiled(stack, outputs)
+        train, held_out = self._split(len(labelled), seed, stratify)
+        if self.warm_start and hasattr(self, "model_"):
             _start_from(stack, self.stack_, "hidden_layer_sizes")
-        train, held_out = self._split(np.arange(len(labelled)), seed, stratify)
-        validation = None
-        if warm:
+            _start_from(model.layers[-1], self.model_.layers[-1], "y")
             histories = self.histories_
-        elif held_out is None:
-            histories = self._pretrain(stack, X, None, seed)
         else:
-            others = np.setdiff1d(np.arange(X.shape[0]), labelled[held_out])
-            histories = self._pretrain(stack, X[others], X[labelled[held_out]], seed)
+            not_seen = None if held_out is None else labelled[held_out]
+            histories = self._pretrain(stack, X, not_seen, seed)
+        validation = None
         if held_out is not None:
             validation = self._examples(X, targets, labelled, weights, held_out)
-        model = self._compiled(stack, (outputs, self.dropout))
-        if warm:
-            _start_from(model.layers[-1], self.model_.layers[-1], "y")
         x, y, w = self._examples(X, targets, labelled, weights, train)
         history = fit(
             model,
@@ -526,47 +524,40 @@ class _Supervised(_Stacked):
         )
         self.stack_, self.model_, self._head = stack, model, (outputs, self.dropout)
         self.histories_, self.history_ = histories, history.history
-        self._calls = self.epochs
+        self._epochs_done = self.epochs
 
     def _partial_fit(self, X, targets, labelled, weights, outputs):
         """Pretrain at the first call, and fine-tune one more epoch."""
-        first = not hasattr(self, "model_")
-        if first:
+        if not hasattr(self, "model_"):
             seed = self._seed()
             stack = self._new_stack(X.shape[1], seed)
-            histories = self._pretrain(stack, X, None, seed)
-            model = self._compiled(stack, (outputs, self.dropout))
-        else:
-            model = self.model_
-        if len(labelled):
-            x, y, w = self._examples(X, targets, labelled, weights, np.arange(len(labelled)))
-            calls = 0 if first else self._calls
-            logs = fit(
-                model,
-                x,
-                y,
-                batch_size=self.batch_size,
-                epochs=calls + 1,
-                initial_epoch=calls,
-                verbose=self.verbose,
-                sample_weight=w,
-                seed=stack.seed if first else self.stack_.seed,
-            ).history
-        else:
-            calls, logs = -1, {}
-        if first:
+            model = self._compiled(stack, outputs)
+            self.histories_, self.history_ = self._pretrain(stack, X, None, seed), {}
             self.stack_, self.model_, self._head = stack, model, (outputs, self.dropout)
-            self.histories_, self.history_ = histories, {}
-        self._calls = calls + 1
-        for name, values in logs.items():
-            self.history_.setdefault(name, []).extend(values)
+            self._epochs_done = 0
+        if not len(labelled):
+            return
+        x, y, w = self._examples(X, targets, labelled, weights, np.arange(len(labelled)))
+        logs = fit(
+            self.model_,
+            x,
+            y,
+            batch_size=self.batch_size,
+            epochs=self._epochs_done + 1,
+            initial_epoch=self._epochs_done,
+            verbose=self.verbose,
+            sample_weight=w,
+            seed=self.stack_.seed,
+        ).history
+        _extend(self.history_, logs)
+        self._epochs_done += 1
 
     def _examples(self, X, targets, labelled, weights, chosen):
         rows = X if len(chosen) == X.shape[0] else X[labelled[chosen]]
         return _rows(rows), targets[chosen], None if weights is None else weights[chosen]
 
-    def _compiled(self, stack, head):
-        model = self._on_stack(stack, head)
+    def _compiled(self, stack, outputs):
+        model = self._on_stack(stack, (outputs, self.dropout))
         optimizer = _optimizer(self.optimizer, self.learning_rate, "")
         model.compile(optimizer, **self._goal())
         return model
@@ -957,6 +948,11 @@ def _rows(X):
 def _map_rows(function, rows):
     """Return a function of tensors over all rows, a piece at a time, as one array."""
     return np.concatenate([on_arrays(function)(piece) for piece in pieces(rows, 1024)])
+
+
+def _extend(logs, others):
+    for name, values in others.items():
+        logs.setdefault(name, []).extend(values)
 
 
 def _columns(y):
