@@ -11,10 +11,12 @@ RUN/finetune/…                the same of the fine-tuning, with classifier.ker
 
 import contextlib
 import csv
+import dataclasses
 import datetime
 import importlib.metadata
 import json
 import logging
+import math
 import os
 import pathlib
 import platform
@@ -23,8 +25,11 @@ import time
 import tomllib
 
 import keras
+import numpy as np
 
 import sda
+from sda import diagnostics
+from sda.datasets import sources
 
 # In the order in which they are made.
 PHASES = ("pretrain", "finetune")
@@ -221,6 +226,81 @@ def phases(run):
             f"Expected the folder of a run, as `sda pretrain` makes it. Received: {run}"
         )
     return found
+
+
+def finished(run, name):
+    """Return the `Phase` of a run, which has to have ended well.
+
+    Raises:
+        ValueError: If it has not.
+    """
+    phase = phases(run).get(name)
+    if phase is None or not phase.is_finished:
+        state = "there is none" if phase is None else f"its status is {phase.record['status']!r}"
+        raise ValueError(f"Expected {run} to have ended `{name}`. Received: {state}")
+    return phase
+
+
+def read_rows(settings):
+    """Return the rows to train on, and those held out or None, that a phase's settings name.
+
+    Args:
+        settings: Dictionary with "data", "validation_split", and maybe "labels" and "image_shape"
+            (such as "28x28", or "none").
+
+    Returns:
+        Two `sda.datasets.sources.Source`s, or one and None.
+    """
+    return _open(settings).split(settings.get("validation_split", 0))
+
+
+def read_test_rows(settings):
+    """Return rows that a phase was not trained on, and a word on what they are.
+
+    Those of a dataset that has test rows; otherwise those held out; otherwise, for want of better,
+    the rows it was trained on.
+    """
+    name = settings["data"]
+    if not sources.is_file(name) and "::" not in name:
+        return _open({**settings, "data": f"{name}::test"}), f"the test rows of {name}"
+    train, held_out = read_rows(settings)
+    if held_out is None:
+        return train, "the rows it was trained on"
+    return held_out, "the rows held out"
+
+
+def score(phase, rows):
+    """Return `diagnostics.classification` of the classifier of a fine-tuning on a `Source`.
+
+    Raises:
+        ValueError: If the rows have no labels, or some that the classifier does not know.
+    """
+    classes = np.asarray(phase.results["classes"])
+    if rows.y is None:
+        raise ValueError("Expected `labels` to say what the rows are. Received: none")
+    strange = np.setdiff1d(rows.y, classes)
+    if len(strange):
+        raise ValueError(
+            f"Expected labels that were there in fine-tuning, {classes.tolist()}. "
+            f"Received: {strange[0]}"
+        )
+    model = sda.load(phase.path / "classifier.keras")
+    predicted = diagnostics.predict(model, rows.x).argmax(axis=1)
+    return diagnostics.classification(np.searchsorted(classes, rows.y), predicted, len(classes))
+
+
+def _open(settings):
+    source = sources.open_source(settings["data"], settings.get("labels"))
+    text = settings.get("image_shape")
+    if text is None:
+        return source
+    shape = None if text == "none" else tuple(int(axis) for axis in text.split("x"))
+    if shape is not None and math.prod(shape) != source.x.shape[1]:
+        raise ValueError(
+            f"Expected `image_shape` to hold the {source.x.shape[1]} values of a row. "
+            f"Received: {text}"
+        )
+    return dataclasses.replace(source, image_shape=shape)
 
 
 def circumstances(seed):

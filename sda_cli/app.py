@@ -8,7 +8,16 @@ import traceback
 import click
 
 # Each is the object of this name in the module of this name.
-COMMANDS = ("pretrain",)
+COMMANDS = (
+    "pretrain",
+    "finetune",
+    "encode",
+    "reconstruct",
+    "evaluate",
+    "filters",
+    "report",
+    "info",
+)
 INTERRUPTED = 130
 
 

@@ -103,6 +103,12 @@ class ImageShape(click.ParamType):
         return value
 
 
+def _check_layer(value, param, ctx):
+    if value not in ("top", "all") and not value.isdigit():
+        raise click.BadParameter(f"{value!r} is not a number, top or all", ctx, param)
+    return value
+
+
 def choose_backend(ctx, _, name):
     """Have Keras use the backend `name`, for which it must not have been imported."""
     if name is None:
@@ -119,11 +125,11 @@ def choose_backend(ctx, _, name):
     return name
 
 
-data = click.option(
-    "--data",
-    help="Rows: a dataset (mnist, mnist_5k, digits, fashion_mnist; mnist::test for its test rows) "
-    "or a file: rows.npy, rows.npz::ARRAY, rows.h5::PATH, table.csv, table.parquet.",
+DATA = (
+    "Rows: a dataset (mnist, mnist_5k, digits, fashion_mnist; mnist::test for its test rows) or a "
+    "file: rows.npy, rows.npz::ARRAY, rows.h5::PATH, table.csv, table.parquet."
 )
+data = click.option("--data", help=DATA)
 labels = click.option(
     "--labels",
     help="Labels: an array of the same file, a column of the same table, or another file. A "
@@ -161,10 +167,24 @@ out = click.option(
     type=click.Path(file_okay=False),
     help="Folder of the run.",
 )
+run = click.argument("run", type=click.Path(exists=True, file_okay=False))
 resume = click.option(
     "--resume", is_flag=True, help="Carry on with a run that was cut off, with its settings."
 )
 overwrite = click.option("--overwrite", is_flag=True, help="Delete what the folder has first.")
+overwrite_file = click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
+layer = click.option(
+    "--layer",
+    default="top",
+    callback=lambda ctx, param, value: _check_layer(value, param, ctx),
+    help="Layer, counted from 1 at the input; top; or all, side by side.",
+)
+output = click.option(
+    "--out",
+    required=True,
+    type=click.Path(dir_okay=False),
+    help="File: .npy, .npz, .h5, .csv or .parquet.",
+)
 quiet = click.option("--quiet", is_flag=True, help="Show no progress.")
 
 
@@ -191,8 +211,6 @@ def asked(ctx, phase, resume):
     if resume:
         given = {n for n in settings if ctx.get_parameter_source(n) is ParameterSource.COMMANDLINE}
         settings.update({n: v for n, v in phase.settings.items() if n not in given})
-    if settings.get("data") is None:
-        raise click.UsageError("Missing option '--data'.", ctx)
     return settings
 
 

@@ -1,17 +1,17 @@
 """What `sda pretrain` and `sda finetune` do. Imported when they run: it takes Keras along."""
 
-import dataclasses
-import signal
+import shutil
 
 import click
 import keras
 import numpy as np
 
 import sda
+from sda import diagnostics, runs
 from sda.datasets import sources
 from sda.runs import Phase
 from sda.seeding import fresh_seed
-from sda_cli import options
+from sda_cli import options, trained
 from sda_cli.pretrain import NOISES
 
 
@@ -21,56 +21,93 @@ class Interrupted(click.ClickException):
     exit_code = 130
 
 
-@dataclasses.dataclass
-class Data:
-    """The rows of a run, a share of them held out; `y` are labels as they were given, or None."""
-
-    x: object
-    y: np.ndarray | None
-    x_held_out: object | None
-    y_held_out: np.ndarray | None
-    image_shape: tuple | None
-
-
-def read_data(settings):
-    """Return the `Data` that `data`, `labels`, `image_shape` and `validation_split` name."""
-    source = sources.open_source(settings["data"], settings.get("labels"))
-    train, held_out = split(len(source.x), settings["validation_split"])
-    x, y = source.x, source.y
-    return Data(
-        *((x, y) if held_out is None else (_rows(x, train), None if y is None else y[train])),
-        None if held_out is None else _rows(x, held_out),
-        None if held_out is None or y is None else y[held_out],
-        as_shape(settings.get("image_shape"), source),
-    )
-
-
-def split(rows, share):
-    """Return the indices of the rows to train on and of those held out, or None for all and none.
-
-    They depend on nothing but the number of rows and the share: every run on the same data, and
-    both trainings of a run, hold out the same.
-    """
-    held_out = round(share * rows)
-    if held_out == 0:
-        return None, None
-    order = np.random.default_rng(0).permutation(rows)
-    return np.sort(order[held_out:]), np.sort(order[:held_out])
-
-
-def as_shape(text, source):
-    """Return what `--image-shape` says, or what the data say where it is None."""
-    if text is None:
-        return source.image_shape
-    if text == "none":
-        return None
-    shape = tuple(int(axis) for axis in text.split("x"))
-    if np.prod(shape) != source.x.shape[1]:
-        raise ValueError(
-            f"Expected `--image-shape` to hold the {source.x.shape[1]} values of a row. "
-            f"Received: {text}"
+def pretrain(ctx, out, resume, overwrite, verbose):
+    phase = Phase(out, "pretrain")
+    phase.check(resume, overwrite)
+    settings = resolved(options.asked(ctx, phase, resume), ctx)
+    rows, held_out = runs.read_rows(settings)
+    stack = make_stack(settings)
+    with running(phase, settings, resume, overwrite) as log:
+        log.info("%s rows of %s values", *rows.x.shape)
+        pretrainer = make_pretrainer(
+            settings,
+            stack,
+            callbacks=lambda k: [EpochLog(log, f"layer {k + 1}")],
+            checkpoint_dir=phase.checkpoints,
         )
-    return shape
+        histories = pretrainer.fit(rows.x, held_out and held_out.x, verbose=verbose)
+        phase.write_curves(histories)
+        stack.save(phase.path / "stack.keras")
+    click.echo(phase.path / "stack.keras")
+
+
+def finetune(ctx, run, out, resume, overwrite, verbose):
+    before = runs.finished(run, "pretrain")
+    phase = Phase(out or run, "finetune")
+    phase.check(resume, overwrite)
+    settings = options.asked(ctx, phase, resume)
+    if settings["data"] is None:
+        for name in ("data", "labels", "image_shape"):
+            settings[name] = settings[name] or before.settings.get(name)
+    if settings["validation_split"] is None:
+        settings["validation_split"] = before.settings["validation_split"]
+    settings = resolved(settings, ctx)
+    rows, held_out = runs.read_rows(settings)
+    if rows.y is None:
+        raise ValueError("Expected `labels` to say what the rows are. Received: none")
+    parts = [rows] if held_out is None else [rows, held_out]
+    classes = np.unique(np.concatenate([part.y for part in parts]))
+    targets = [np.searchsorted(classes, part.y) for part in parts]
+    stack = sda.load(before.path / "stack.keras")
+    classifier = stack.classifier(len(classes), settings["dropout"])
+    classifier.compile(
+        make_optimizer(settings["optimizer"], settings["learning_rate"]),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    keras.utils.set_random_seed(settings["seed"])
+    with running(phase, settings, resume, overwrite) as log:
+        if phase.run != before.run and not Phase(phase.run, "pretrain").exists:
+            shutil.copytree(before.path, phase.run / "pretrain")
+        log.info("%s rows, %s classes", len(rows.x), len(classes))
+        callbacks = [EpochLog(log, "classifier")]
+        if settings["patience"] and held_out is not None:
+            callbacks.append(sda.callbacks.GeometricPatience(patience=settings["patience"]))
+        history = sda.fit(
+            classifier,
+            rows.x,
+            targets[0],
+            batch_size=settings["batch_size"],
+            epochs=settings["epochs"],
+            validation_data=None if held_out is None else (held_out.x, targets[1]),
+            callbacks=callbacks,
+            seed=settings["seed"],
+            checkpoint_dir=phase.checkpoints,
+            verbose=verbose,
+        )
+        phase.write_curves([history])
+        classifier.save(phase.path / "classifier.keras")
+        scores = {}
+        if held_out is not None:
+            predicted = diagnostics.predict(classifier, held_out.x).argmax(axis=1)
+            scores = {"validation": diagnostics.classification(targets[1], predicted, len(classes))}
+        phase.write_results(classes=classes.tolist(), **scores)
+    if scores:
+        click.echo(trained.error_line(scores["validation"], "the rows held out"))
+    click.echo(phase.path / "classifier.keras")
+
+
+def resolved(settings, ctx):
+    """Return settings that say all that was left open: paths from anywhere, seed, backend."""
+    if settings["data"] is None:
+        raise click.UsageError("Missing option '--data'.", ctx)
+    settings = {**settings, "backend": keras.backend.backend()}
+    if settings["seed"] is None:
+        settings["seed"] = fresh_seed()
+    for name in ("data", "labels"):
+        if settings.get(name):
+            settings[name] = sources.locate(settings[name])
+    return settings
 
 
 def make_stack(settings):
@@ -91,7 +128,8 @@ def make_stack(settings):
 
 def make_pretrainer(settings, stack, **arguments):
     """Return the `sda.GreedyPretrainer` that the options of `pretraining_options` describe."""
-    rates = sda.stack.per_layer(settings["learning_rate"], len(stack.autoencoders), "learning_rate")
+    depth = len(stack.autoencoders)
+    rates = sda.stack.per_layer(settings["learning_rate"], depth, "learning_rate")
     return sda.GreedyPretrainer(
         stack,
         optimizer=[make_optimizer(settings["optimizer"], rate) for rate in rates],
@@ -111,37 +149,6 @@ def make_optimizer(name, rate):
     )
 
 
-def pretrain(ctx, out, resume, overwrite, verbose):
-    phase = Phase(out, "pretrain")
-    phase.check(resume, overwrite)
-    settings = resolved(options.asked(ctx, phase, resume))
-    data = read_data(settings)
-    stack = make_stack(settings)
-    with running(phase, settings, resume, overwrite) as log:
-        log.info("%s rows of %s values", *data.x.shape)
-        pretrainer = make_pretrainer(
-            settings,
-            stack,
-            callbacks=lambda k: [EpochLog(log, f"layer {k + 1}")],
-            checkpoint_dir=phase.checkpoints,
-        )
-        histories = pretrainer.fit(data.x, data.x_held_out, verbose=verbose)
-        phase.write_curves(histories)
-        stack.save(phase.path / "stack.keras")
-    click.echo(f"{phase.path / 'stack.keras'}")
-
-
-def resolved(settings):
-    """Return settings that say all that was left open: paths from anywhere, seed, backend."""
-    settings = {**settings, "backend": keras.backend.backend()}
-    if settings["seed"] is None:
-        settings["seed"] = fresh_seed()
-    settings["data"] = sources.locate(settings["data"])
-    if settings.get("labels"):
-        settings["labels"] = sources.locate(settings["labels"])
-    return settings
-
-
 class running:
     """Context of a phase's training: `Phase.begin`, and after Ctrl-C a word on how to carry on."""
 
@@ -155,10 +162,10 @@ class running:
     def __exit__(self, kind, error, trace):
         suppressed = self.context.__exit__(kind, error, trace)
         if kind is KeyboardInterrupt:
-            # A second Ctrl-C must not cut the message off.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            run = f"{self.phase.run} " if self.phase.name == "finetune" else ""
             raise Interrupted(
-                f"interrupted. To carry on: sda {self.phase.name} --out {self.phase.run} --resume"
+                f"interrupted. To carry on: sda {self.phase.name} {run}--out {self.phase.run} "
+                "--resume"
             ) from error
         return suppressed
 
@@ -174,23 +181,3 @@ class EpochLog(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         scores = ", ".join(f"{name} {value:.6g}" for name, value in (logs or {}).items())
         self.log.info("%s, epoch %s: %s", self.title, epoch + 1, scores)
-
-
-def _rows(x, indices):
-    return x[indices] if isinstance(x, np.ndarray) else Part(x, indices)
-
-
-class Part:
-    """Some rows of a source that stays where it is, such as those of an HDF5 file."""
-
-    def __init__(self, rows, indices):
-        self.rows = rows
-        self.indices = indices
-        self.shape = (len(indices), *rows.shape[1:])
-        self.dtype = rows.dtype
-
-    def __len__(self):
-        return len(self.indices)
-
-    def __getitem__(self, rows):
-        return self.rows[self.indices[rows]]

@@ -31,6 +31,40 @@ class Source:
     image_shape: tuple | None = None
     columns: list | None = None
 
+    def split(self, share):
+        """Returns two `Source`s: the rows to train on, and the share that is held out, or None.
+
+        Which rows these are depends on nothing but their number and the share: every run on the
+        same data holds out the same.
+        """
+        held_out = round(share * len(self.x))
+        if held_out == 0:
+            return self, None
+        order = np.random.default_rng(0).permutation(len(self.x))
+        return self.take(np.sort(order[held_out:])), self.take(np.sort(order[:held_out]))
+
+    def take(self, indices):
+        """Returns a `Source` of the rows at the indices, increasing integers; files stay files."""
+        x = self.x[indices] if isinstance(self.x, np.ndarray) else _Part(self.x, indices)
+        y = None if self.y is None else self.y[indices]
+        return dataclasses.replace(self, x=x, y=y)
+
+
+class _Part:
+    """Some rows of a source that stays where it is, such as those of an HDF5 file."""
+
+    def __init__(self, rows, indices):
+        self.rows = rows
+        self.indices = indices
+        self.shape = (len(indices), *rows.shape[1:])
+        self.dtype = rows.dtype
+
+    def __len__(self):
+        return len(self.indices)
+
+    def __getitem__(self, rows):
+        return self.rows[self.indices[rows]]
+
 
 def open_source(data, labels=None):
     """Reads the rows, and the labels if there are any, that two strings name.

@@ -1,5 +1,6 @@
 """Tables: .csv and .parquet files, through pandas."""
 
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,12 @@ def read_table(path):
         ImportError: `pandas`, or for `.parquet` `pyarrow`, is not installed.
     """
     path = Path(path)
+    pandas = require("pandas")
+    is_csv = path.suffix.lower() == ".csv"
+    if not is_csv:
+        require("pyarrow")
     try:
-        import pandas
-    except ImportError as error:
-        raise _missing("pandas") from error
-    read = pandas.read_csv if path.suffix.lower() == ".csv" else _read_parquet
-    try:
-        return read(path)
+        return pandas.read_csv(path) if is_csv else pandas.read_parquet(path, engine="pyarrow")
     except (ImportError, FileNotFoundError):
         raise
     # What a reader makes of a file of another kind may be anything: OSError, ValueError, KeyError.
@@ -66,18 +66,12 @@ def numbers(frame, path):
     return frame.to_numpy(dtype="float64", na_value=np.nan).astype("float32")
 
 
-def _read_parquet(path):
+def require(package):
+    """Returns the package that tables need, or raises an `ImportError` that says how to get it."""
     try:
-        import pyarrow  # noqa: F401
+        return importlib.import_module(package)
     except ImportError as error:
-        raise _missing("pyarrow") from error
-    import pandas
-
-    return pandas.read_parquet(path, engine="pyarrow")
-
-
-def _missing(package):
-    return ImportError(
-        f"Expected the package `{package}`, which reads tables, to be installed. "
-        'Run `pip install "keras-sda[tables]"`.'
-    )
+        raise ImportError(
+            f"Expected the package `{package}`, which tables need, to be installed. "
+            'Run `pip install "keras-sda[tables]"`.'
+        ) from error
