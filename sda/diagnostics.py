@@ -150,8 +150,8 @@ def _losses(loss, x, z, selected=None):
     """Return the sum over rows of a loss."""
     z = ops.convert_to_tensor(z, x.dtype)
     if isinstance(loss, ReconstructionLoss):
-        return float(ops.sum(loss.call(x, z, selected)))
-    return float(ops.mean(loss(x, z))) * x.shape[0]
+        return float(ops.convert_to_numpy(loss.call(x, z, selected)).sum())
+    return float(np.mean(ops.convert_to_numpy(loss(x, z)))) * x.shape[0]
 
 
 def _squares(x, z):

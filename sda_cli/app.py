@@ -87,6 +87,7 @@ def _is_ours(error):
     epilog="sda COMMAND --help shows the options of a command and their defaults.",
 )
 @click.version_option(package_name="keras-sda", message="%(version)s")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors.")
 @click.pass_context
 def app(ctx):
     """Stacked denoising autoencoders: pretrain layer by layer, fine-tune, look at the result.
