@@ -1,6 +1,6 @@
 """Stacked denoising autoencoders for Keras 3: pretrain layer by layer, then fine-tune."""
 
-from sda import callbacks, datasets, losses, plotting, semisupervised
+from sda import callbacks, datasets, losses, penalties, plotting, semisupervised
 from sda.autoencoder import DenoisingAutoencoder, dA
 from sda.corruption import (
     ComposedNoise,
@@ -38,6 +38,7 @@ __all__ = [
     "load",
     "load_weights",
     "losses",
+    "penalties",
     "plotting",
     "semisupervised",
 ]
