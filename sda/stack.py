@@ -320,6 +320,24 @@ class StackedDenoisingAutoencoder(keras.Model):
             check_count(num_targets, "num_targets"), "linear", dropout, copy, "regressor"
         )
 
+    def encoder(self, layer=-1, copy=False):
+        """Return the encoder up to one layer, as a model of its own.
+
+        Args:
+            layer: Index of the layer whose codes are the output, -1 for the top.
+            copy: Whether the model gets weights of its own.
+
+        Returns:
+            A `keras.Sequential` of stock Keras layers. It loads without `sda`.
+
+        Raises:
+            ValueError: If the stack is not built, or there is no such layer.
+        """
+        self._check_built()
+        check_flag(copy, "copy")
+        encoders = self._encoders()[: self._index(layer) + 1]
+        return finetuning.encoder(self.example_shape, encoders, copy)
+
     def unrolled(self, copy=False):
         """Return the deep autoencoder: the encoders, then the decoders in reverse order.
 

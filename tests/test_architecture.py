@@ -34,6 +34,8 @@ MAY_KNOW = {
     "finetuning": set(),
     "semisupervised": set(),
     "stack": {"autoencoder", "corruption", "finetuning", "training.rows"},
+    "exporting": {"stack"},
+    "tutorial_params": {"autoencoder", "stack"},
     "codes": {"training.rows"},
     "checkpoint": {"training.rows"},
     "datasets.amat": set(),
