@@ -189,8 +189,9 @@ class DenoisingAutoencoder(keras.layers.Layer):
 
     def call(self, x, training=None):
         y = self.encode(self.corruption(x, training=training))
-        for penalty in self.penalties(y).values():
-            self.add_loss(penalty)
+        if training:
+            for penalty in self.penalties(y).values():
+                self.add_loss(penalty)
         return self.decode(y)
 
     def encode(self, x):

@@ -18,8 +18,8 @@ X = RNG.random((33, 12)).astype("float32")
 PIXELS = RNG.integers(0, 256, (33, 12)).astype("uint8")
 # All that the layers of a stack need; nothing random is among it.
 PLAIN = {
-    "Add", "AddV2", "Cast", "Const", "Constant", "Gemm", "MatMul", "Mul", "Relu", "Reshape",
-    "Sigmoid", "Softmax", "Tanh",
+    "Add", "AddV2", "Cast", "Concat", "Const", "Constant", "Gather", "Gemm", "MatMul", "Mul",
+    "Relu", "Reshape", "Sigmoid", "Softmax", "Tanh", "Transpose", "Unsqueeze",
 }  # fmt: skip
 # What a SavedModel keeps besides, of variables and functions.
 STRUCTURE = {
@@ -43,7 +43,9 @@ def run_onnx(path, x, outputs=("output",)):
 
 
 def run_saved_model(path, x):
-    return needs("tf_saved_model").saved_model.load(str(path)).serve(x)["output"].numpy()
+    # Its variables live as long as it does.
+    model = needs("tf_saved_model").saved_model.load(str(path))
+    return model.serve(x)["output"].numpy()
 
 
 RUN = {"onnx": run_onnx, "tf_saved_model": run_saved_model}
