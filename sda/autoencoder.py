@@ -120,7 +120,7 @@ class DenoisingAutoencoder(keras.layers.Layer):
             _check_code_layer(layer)
         self.sparsity = _sparsity(sparsity)
         self.contraction = check_number(
-            contraction, "contraction", "finite and at least 0", penalties.is_weight
+            contraction, "contraction", "finite and at least 0", lambda w: 0 <= w < float("inf")
         )
         self._check_penalties()
 

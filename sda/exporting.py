@@ -97,9 +97,10 @@ def _check_backend(kind):
         )
     for package in NEEDS[kind, backend]:
         if importlib.util.find_spec(package) is None:
-            raise ImportError(
+            raise ModuleNotFoundError(
                 f"Expected the package `{package}` to be installed, to export from {backend}. "
-                f"Run `pip install {package}`."
+                f"Run `pip install {package}`.",
+                name=package,
             )
 
 

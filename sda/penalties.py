@@ -40,7 +40,7 @@ class KLSparsity(keras.regularizers.Regularizer):
 
     def __init__(self, target=0.05, weight=1.0):
         self.target = check_number(target, "target", "in (0, 1)", lambda t: 0 < t < 1)
-        self.weight = check_number(weight, "weight", "finite and at least 0", is_weight)
+        self.weight = check_number(weight, "weight", "finite and at least 0", _is_weight)
 
     def __call__(self, x):
         x = ops.cast(x, "float32")
@@ -73,8 +73,7 @@ def contraction(codes, activation, kernel):
     return ops.sum(ops.square(slopes) * norms) / _examples(codes)
 
 
-def is_weight(value):
-    """Return whether a float can weigh a penalty."""
+def _is_weight(value):
     return 0 <= value < float("inf")
 
 

@@ -160,6 +160,14 @@ def test_pixels_are_scaled(kind, tmp_path):
     np.testing.assert_allclose(RUN[kind](path, PIXELS), expected, atol=1e-5)
 
 
+def test_mixed_precision_goes_into_a_saved_model(tmp_path):
+    needs("tf_saved_model")
+    stack = trained(dtype="mixed_bfloat16")
+    sda.export(stack, tmp_path / "model")
+    found = run_saved_model(tmp_path / "model", X).astype("float32")
+    np.testing.assert_allclose(found, trained().encode(X), atol=0.02)
+
+
 def test_a_file_is_written_over_and_kept_where_that_fails(tmp_path, monkeypatch):
     needs("onnx")
     path = tmp_path / "model.onnx"

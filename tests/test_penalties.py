@@ -145,6 +145,13 @@ def test_plain_keras_fit_takes_the_same_step(tied):
         np.testing.assert_allclose((before[name] - value) / RATE, expected[name], atol=1e-4)
 
 
+def test_there_is_no_penalty_in_inference():
+    layer = made(**PENALTIES["both"][0])
+    for training, count in ((False, 0), (True, 2), (None, 0)):
+        layer(X.astype("float32"), training=training)
+        assert len(layer.losses) == count
+
+
 @pytest.mark.parametrize("activation", SLOPES, ids=keras.activations.serialize)
 def test_slopes_are_the_derivatives(activation):
     # Not at 0, where some have a kink.
