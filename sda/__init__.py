@@ -1,6 +1,14 @@
 """Stacked denoising autoencoders for Keras 3: pretrain layer by layer, then fine-tune."""
 
-from sda import callbacks, datasets, losses, plotting, semisupervised
+from sda import (
+    callbacks,
+    datasets,
+    losses,
+    penalties,
+    plotting,
+    semisupervised,
+    tutorial_params,
+)
 from sda.autoencoder import DenoisingAutoencoder, dA
 from sda.corruption import (
     ComposedNoise,
@@ -11,6 +19,7 @@ from sda.corruption import (
     SelectiveNoise,
     SwapNoise,
 )
+from sda.exporting import export
 from sda.loading import load, load_weights
 from sda.pretraining import GreedyPretrainer
 from sda.stack import StackedDenoisingAutoencoder
@@ -34,10 +43,13 @@ __all__ = [
     "callbacks",
     "dA",
     "datasets",
+    "export",
     "fit",
     "load",
     "load_weights",
     "losses",
+    "penalties",
     "plotting",
     "semisupervised",
+    "tutorial_params",
 ]

@@ -4,9 +4,22 @@ import keras
 from keras import ops
 
 from sda import corruption as corruptions
-from sda.checks import check_count, check_flag, look_up
+from sda import penalties
+from sda.checks import check_count, check_flag, check_number, look_up
 from sda.forks import check_process
 from sda.seeding import check_seed, spawn
+from sda.slopes import SLOPES
+from sda.slopes import names as names_of_slopes
+
+# Activations whose codes may be read as probabilities.
+UNIT_INTERVAL = ("sigmoid", "hard_sigmoid", "softmax")
+# What code layers may be, besides activations, without a part in a derivative: inert in inference.
+INERT = (
+    keras.layers.AlphaDropout,
+    keras.layers.Dropout,
+    keras.layers.GaussianDropout,
+    keras.layers.GaussianNoise,
+)
 
 
 @keras.saving.register_keras_serializable(package="sda")
@@ -35,6 +48,11 @@ class DenoisingAutoencoder(keras.layers.Layer):
         code_layers: Layers without weights (`Activation`, `Dropout`, …) that follow `encoder` where
             it comes from. They belong to the code, and always run in inference mode.
         seed: Integer from which the initial weights and the noise are drawn, or None.
+        sparsity: Penalty on the codes in training, a `keras.regularizers.Regularizer` such as
+            `sda.penalties.KLSparsity(0.05)` or `keras.regularizers.L1(1e-3)`, or None. Its value
+            for the codes of a batch is divided by the examples of the batch.
+        contraction: Float ≥ 0, the weight λ of the contractive penalty λ‖∂h/∂x‖² (Rifai et al.,
+            ICML 2011), averaged over the batch.
         **kwargs: Arguments of `keras.layers.Layer`, such as `name` and `dtype`.
 
     Call arguments:
@@ -67,6 +85,8 @@ class DenoisingAutoencoder(keras.layers.Layer):
         encoder=None,
         code_layers=(),
         seed=None,
+        sparsity=None,
+        contraction=0.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -98,6 +118,34 @@ class DenoisingAutoencoder(keras.layers.Layer):
         self.code_layers = list(code_layers)
         for layer in self.code_layers:
             _check_code_layer(layer)
+        self.sparsity = _sparsity(sparsity)
+        self.contraction = check_number(
+            contraction, "contraction", "finite and at least 0", lambda w: 0 <= w < float("inf")
+        )
+        self._check_penalties()
+
+    def _check_penalties(self):
+        """Raise `ValueError` where a penalty does not fit the code, or would not act."""
+        if self.activity_regularizer is not None:
+            raise ValueError(
+                "Expected `activity_regularizer` to be left out: a layer's is on what it returns, "
+                "here the reconstruction. For a penalty on the codes use `sparsity`. "
+                f"Received: activity_regularizer={self.activity_regularizer!r}"
+            )
+        unit_interval = [keras.activations.get(name) for name in UNIT_INTERVAL]
+        if isinstance(self.sparsity, penalties.KLSparsity) and self.activation not in unit_interval:
+            raise ValueError(
+                "Expected codes in [0, 1], as those of a sigmoid, under `KLSparsity`. "
+                f"Received: activation={self.activation!r}"
+            )
+        bent = [la for la in [self.encoder, *self.code_layers] if not _is_straight(la)]
+        known = self.activation in SLOPES and len(bent) <= 1
+        if self.contraction and not (known and all(hasattr(la, "activation") for la in bent)):
+            raise ValueError(
+                "Expected an activation with a known derivative under `contraction`, one of "
+                f"{names_of_slopes()}. Received: activation={self.activation!r}, "
+                f"code_layers={self.code_layers!r}"
+            )
 
     @property
     def activation(self):
@@ -140,7 +188,11 @@ class DenoisingAutoencoder(keras.layers.Layer):
             )
 
     def call(self, x, training=None):
-        return self.decode(self.encode(self.corruption(x, training=training)))
+        y = self.encode(self.corruption(x, training=training))
+        if training:
+            for penalty in self.penalties(y).values():
+                self.add_loss(penalty)
+        return self.decode(y)
 
     def encode(self, x):
         """Return the code y = s(x W + b) of `x`, shape `(batch, ..., units)`, without noise."""
@@ -148,6 +200,30 @@ class DenoisingAutoencoder(keras.layers.Layer):
         for layer in self.code_layers:
             y = layer(y, training=False)
         return y
+
+    @property
+    def penalised(self):
+        """Whether there is a penalty on the codes."""
+        return self.sparsity is not None or self.contraction > 0
+
+    def penalties(self, codes):
+        """Return what is added to the loss, by name, for the codes y of a batch.
+
+        Args:
+            codes: Tensor of shape `(batch, ..., units)`, as `encode` returns it.
+
+        Returns:
+            Dict of scalar tensors, weighted: "sparsity" and "contraction", where they are set.
+        """
+        found = {}
+        if self.sparsity is not None:
+            codes = ops.cast(codes, "float32")
+            examples = ops.cast(ops.shape(codes)[0], "float32")
+            found["sparsity"] = self.sparsity(codes) / examples
+        if self.contraction:
+            norm = penalties.contraction(codes, self.activation, self.encoder.kernel)
+            found["contraction"] = self.contraction * norm
+        return found
 
     def decode(self, codes, logits=False):
         """Return the reconstruction z = s'(y Wᵀ + b') of the input from its code.
@@ -200,6 +276,10 @@ class DenoisingAutoencoder(keras.layers.Layer):
             "kernel_initializer": initializer,
             "seed": self.seed,
         }
+        if self.sparsity is not None:
+            config["sparsity"] = keras.regularizers.serialize(self.sparsity)
+        if self.contraction:
+            config["contraction"] = self.contraction
         if self.shares_encoder:
             config["encoder"] = keras.saving.serialize_keras_object(self.encoder)
         else:
@@ -222,14 +302,6 @@ class DenoisingAutoencoder(keras.layers.Layer):
 
 dA = DenoisingAutoencoder
 """The literature's name for the same class."""
-
-# Derivatives of activations, as functions of the activation's value.
-SLOPES = {
-    keras.activations.sigmoid: lambda y: y * (1 - y),
-    keras.activations.tanh: lambda y: 1 - y * y,
-    keras.activations.relu: lambda y: ops.cast(y > 0, y.dtype),
-    keras.activations.linear: ops.ones_like,
-}
 
 
 def _tied_pass(activation, slope):
@@ -305,6 +377,21 @@ def _check_code_layer(layer):
         raise ValueError(
             f"Expected `code_layers` to hold Keras layers without weights. Received: {layer!r}"
         )
+
+
+def _is_straight(layer):
+    """Return whether a layer of the code changes no derivative."""
+    linear = getattr(layer, "activation", None) is keras.activations.linear
+    return linear or isinstance(layer, INERT)
+
+
+def _sparsity(identifier):
+    """Return the regularizer that is meant, or None."""
+    expectation = "a keras.regularizers.Regularizer or None"
+    found = look_up(keras.regularizers.get, identifier, "sparsity", expectation)
+    if found is not None and not isinstance(found, keras.regularizers.Regularizer):
+        raise ValueError(f"Expected `sparsity` to be {expectation}. Received: sparsity={found!r}")
+    return found
 
 
 def _activation(identifier, name):

@@ -29,8 +29,9 @@ SUFFIX = ".checkpoint"
 # The kinds of dtype that may be in one, as NumPy's letters: numbers and text.
 KINDS = "biufcSU"
 # Attributes of a callback that are not its state: what `fit` sets, what does not change the result,
-# and a setting whose sign Keras turns when it first looks at the logs.
-NO_STATE = ("params", "_model", "verbose", "min_delta")
+# a setting whose sign Keras turns when it first looks at the logs, and files that TensorBoard opens
+# by itself.
+NO_STATE = ("params", "_model", "verbose", "min_delta", "_writers", "_prev_summary_state")
 
 
 class Checkpoints:

@@ -32,6 +32,12 @@ def supervised(input_shape, encoders, units, activation, dropout, copy, seed, na
     return keras.Sequential([*layers, output], name=name)
 
 
+def encoder(input_shape, encoders, copy):
+    """Return a `keras.Sequential` of the encoders alone; arguments as in `supervised`."""
+    layers = [_copy(layer) if copy else layer for encoder in encoders for layer in encoder]
+    return keras.Sequential([keras.Input(input_shape), *layers], name="encoder")
+
+
 def unrolled(input_shape, encoders, autoencoders, copy):
     """Return the deep autoencoder: all encoders, then the decoders in reverse order.
 

@@ -10,7 +10,7 @@ from keras import ops
 
 from sda import checkpoint, losses
 from sda import codes as code_places
-from sda.autoencoder import DenoisingAutoencoder
+from sda.autoencoder import UNIT_INTERVAL, DenoisingAutoencoder
 from sda.checks import check_count, check_flag, look_up
 from sda.forks import check_process
 from sda.seeding import check_seed, fresh_seed, spawn
@@ -21,8 +21,6 @@ from sda.training.rows import as_rows, check_finite, pieces
 
 # What a History holds, but for its model.
 HISTORY = ("params", "epoch", "history")
-# Activations whose codes may be read as probabilities.
-UNIT_INTERVAL = ("sigmoid", "hard_sigmoid", "softmax")
 
 
 class GreedyPretrainer:
@@ -323,6 +321,10 @@ class Denoising(keras.Model):
         super().__init__(**kwargs)
         self.autoencoder = autoencoder
         self.loss_fn = loss_fn
+        names = ("sparsity", "contraction")
+        self.penalty_means = [
+            keras.metrics.Mean(name=name) for name in names if getattr(autoencoder, name)
+        ]
 
     def build(self, input_shape):
         if not self.autoencoder.built:
@@ -333,7 +335,7 @@ class Denoising(keras.Model):
         dA = self.autoencoder
         if type(dA) is not DenoisingAutoencoder or not dA.tied or dA.code_layers:
             return None
-        if dA.activity_regularizer is not None or len(self.metrics) > 1:
+        if dA.penalised or len(self.metrics) > 1:
             return None
         return denoising_chain(
             dA.encoder, dA.visible_bias, dA.decoder_activation, dA.corruption, self.loss_fn
@@ -348,13 +350,24 @@ class Denoising(keras.Model):
         return self._rebuild(x, selected)
 
     def _rebuild(self, x, selected):
-        logits = getattr(self.loss_fn, "from_logits", False)
-        z = self.autoencoder.rebuild(x, logits=logits)
-        return [z] if selected is None else [z, selected]
+        """Return z, `selected` and the penalties, as far as there are any, by name."""
+        dA, logits = self.autoencoder, getattr(self.loss_fn, "from_logits", False)
+        if dA.penalised:
+            y = dA.encode(x)
+            found = {"z": dA.decode(y, logits=logits), **dA.penalties(y)}
+        else:
+            found = {"z": dA.rebuild(x, logits=logits)}
+        return found if selected is None else {**found, "selected": selected}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        loss = self._reconstruction_loss(x, *y_pred)
-        return loss + sum(self.losses) if self.losses else loss
+        loss = self._reconstruction_loss(x, y_pred["z"], y_pred.get("selected"))
+        self._log_penalties(x, y_pred)
+        added = [*self.losses, *(y_pred[mean.name] for mean in self.penalty_means)]
+        return loss + sum(added) if added else loss
+
+    def _log_penalties(self, x, y_pred):
+        for mean in self.penalty_means:
+            mean.update_state(y_pred[mean.name], sample_weight=ops.shape(x)[0])
 
     def _reconstruction_loss(self, x, z, selected=None):
         if isinstance(self.loss_fn, losses.ReconstructionLoss):
@@ -391,14 +404,15 @@ class DenoisingScore(Denoising):
 
     def call(self, x, training=None):
         x = ops.cast(x, self.compute_dtype)
-        return [*self._rebuild(x, None), *self._rebuild(*self.corruption.corrupt(x))]
+        clean = self.autoencoder.rebuild(x, logits=getattr(self.loss_fn, "from_logits", False))
+        return {"clean": clean, **self._rebuild(*self.corruption.corrupt(x))}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        clean, *noisy = y_pred
         self.clean_loss.update_state(
-            self._reconstruction_loss(x, clean), sample_weight=ops.shape(x)[0]
+            self._reconstruction_loss(x, y_pred["clean"]), sample_weight=ops.shape(x)[0]
         )
-        return self._reconstruction_loss(x, *noisy)
+        self._log_penalties(x, y_pred)
+        return self._reconstruction_loss(x, y_pred["z"], y_pred.get("selected"))
 
     def reset_metrics(self):
         super().reset_metrics()

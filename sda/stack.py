@@ -36,6 +36,9 @@ class StackedDenoisingAutoencoder(keras.Model):
         tied: Whether to decode with the transposed kernel.
         kernel_initializer: A Keras initializer, or None for the default of the activation.
         seed: Integer from which all weights and all noise are drawn, or None.
+        sparsity: Penalty on the codes in pretraining, a `keras.regularizers.Regularizer` such as
+            `sda.penalties.KLSparsity(0.05)`, or None.
+        contraction: Float ≥ 0, the weight of the contractive penalty in pretraining.
         **kwargs: Arguments of `keras.Model`, such as `name`.
 
     Raises:
@@ -60,6 +63,8 @@ class StackedDenoisingAutoencoder(keras.Model):
         tied=True,
         kernel_initializer=None,
         seed=None,
+        sparsity=None,
+        contraction=0.0,
         **kwargs,
     ):
         units = list(units) if isinstance(units, (list, tuple)) else [units]
@@ -78,15 +83,19 @@ class StackedDenoisingAutoencoder(keras.Model):
                 tied=tied_k,
                 kernel_initializer=initializer,
                 seed=spawn(seed, k),
+                sparsity=sparsity_k,
+                contraction=contraction_k,
                 name=f"autoencoder_{k + 1}",
                 # A plain dtype argument of a Model is its policy; its layers follow it.
                 dtype=kwargs.get("dtype"),
             )
-            for k, (noise, tied_k, initializer) in enumerate(
+            for k, (noise, tied_k, initializer, sparsity_k, contraction_k) in enumerate(
                 zip(
                     per_layer(corruption, depth, "corruption"),
                     per_layer(tied, depth, "tied"),
                     per_layer(kernel_initializer, depth, "kernel_initializer"),
+                    per_layer(sparsity, depth, "sparsity"),
+                    per_layer(contraction, depth, "contraction"),
                     strict=True,
                 )
             )
@@ -113,7 +122,16 @@ class StackedDenoisingAutoencoder(keras.Model):
         self.seed = seed
 
     @classmethod
-    def from_model(cls, model, corruption=0.3, decoder_activation=None, tied=True, seed=None):
+    def from_model(
+        cls,
+        model,
+        corruption=0.3,
+        decoder_activation=None,
+        tied=True,
+        seed=None,
+        sparsity=None,
+        contraction=0.0,
+    ):
         """Return a stack around the hidden `Dense` layers of a Keras model.
 
         The dAs hold the model's own layers: what `sda.GreedyPretrainer` teaches the stack, the
@@ -123,7 +141,8 @@ class StackedDenoisingAutoencoder(keras.Model):
 
         Args:
             model: A built `keras.Sequential`, or a functional model that is a chain of layers.
-            corruption, decoder_activation, tied, seed: As in the constructor.
+            corruption, decoder_activation, tied, seed, sparsity, contraction: As in the
+                constructor.
 
         Returns:
             A `StackedDenoisingAutoencoder`.
@@ -144,11 +163,13 @@ class StackedDenoisingAutoencoder(keras.Model):
         depth = len(hidden)
         seed = check_seed(seed)
         autoencoders = []
-        for k, (noise, decoder, tied_k) in enumerate(
+        for k, (noise, decoder, tied_k, sparsity_k, contraction_k) in enumerate(
             zip(
                 per_layer(corruption, depth, "corruption"),
                 per_layer(decoder_activation, depth, "decoder_activation"),
                 per_layer(tied, depth, "tied"),
+                per_layer(sparsity, depth, "sparsity"),
+                per_layer(contraction, depth, "contraction"),
                 strict=True,
             )
         ):
@@ -162,6 +183,8 @@ class StackedDenoisingAutoencoder(keras.Model):
                     encoder=encoder,
                     code_layers=code_layers,
                     seed=spawn(seed, k),
+                    sparsity=sparsity_k,
+                    contraction=contraction_k,
                     name=f"autoencoder_{k + 1}",
                 )
             )
@@ -296,6 +319,24 @@ class StackedDenoisingAutoencoder(keras.Model):
         return self._supervised(
             check_count(num_targets, "num_targets"), "linear", dropout, copy, "regressor"
         )
+
+    def encoder(self, layer=-1, copy=False):
+        """Return the encoder up to one layer, as a model of its own.
+
+        Args:
+            layer: Index of the layer whose codes are the output, -1 for the top.
+            copy: Whether the model gets weights of its own.
+
+        Returns:
+            A `keras.Sequential` of stock Keras layers. It loads without `sda`.
+
+        Raises:
+            ValueError: If the stack is not built, or there is no such layer.
+        """
+        self._check_built()
+        check_flag(copy, "copy")
+        encoders = self._encoders()[: self._index(layer) + 1]
+        return finetuning.encoder(self.example_shape, encoders, copy)
 
     def unrolled(self, copy=False):
         """Return the deep autoencoder: the encoders, then the decoders in reverse order.

@@ -20,6 +20,7 @@ if keras.backend.backend() != "tensorflow":
         "test_selection.py",
         "test_semisupervised.py",
         "test_sources.py",
+        "test_tutorial_params.py",
     ]
 
 
