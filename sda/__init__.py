@@ -1,6 +1,6 @@
 """Stacked denoising autoencoders for Keras 3: pretrain layer by layer, then fine-tune."""
 
-from sda import callbacks, datasets, losses, plotting, semisupervised
+from sda import callbacks, datasets, losses, plotting, semisupervised, tables
 from sda.autoencoder import DenoisingAutoencoder, dA
 from sda.corruption import (
     ComposedNoise,
@@ -40,4 +40,5 @@ __all__ = [
     "losses",
     "plotting",
     "semisupervised",
+    "tables",
 ]

@@ -1,11 +1,13 @@
 """The denoising autoencoder (dA) as a Keras layer."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from sda import corruption as corruptions
-from sda.checks import check_count, check_flag, look_up
+from sda.checks import check_count, check_flag, check_number, look_up
 from sda.forks import check_process
+from sda.losses import ColumnActivation
 from sda.seeding import check_seed, spawn
 
 
@@ -35,6 +37,8 @@ class DenoisingAutoencoder(keras.layers.Layer):
         code_layers: Layers without weights (`Activation`, `Dropout`, …) that follow `encoder` where
             it comes from. They belong to the code, and always run in inference mode.
         seed: Integer from which the initial weights and the noise are drawn, or None.
+        missing: The number that stands for missing values, which are NaN in `x`, or a list with one
+            a feature; None where none may be missing. There is no noise on them.
         **kwargs: Arguments of `keras.layers.Layer`, such as `name` and `dtype`.
 
     Call arguments:
@@ -67,6 +71,7 @@ class DenoisingAutoencoder(keras.layers.Layer):
         encoder=None,
         code_layers=(),
         seed=None,
+        missing=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -77,6 +82,7 @@ class DenoisingAutoencoder(keras.layers.Layer):
         _activation(activation, "activation")
         self.decoder_activation = _activation(decoder_activation, "decoder_activation")
         self.tied = check_flag(tied, "tied")
+        self.missing = _fill(missing)
         self.kernel_initializer = kernel_initializer
         self.shares_encoder = encoder is not None
         if self.shares_encoder:
@@ -127,6 +133,13 @@ class DenoisingAutoencoder(keras.layers.Layer):
                 layer.build(shape)
             _check_code_layer(layer)
             shape = layer.compute_output_shape(shape)
+        if isinstance(self.missing, list) and len(self.missing) != visible:
+            raise ValueError(
+                f"Expected `missing` to be a number or a list of {visible}, one a feature of the "
+                f"input. Received: a list of {len(self.missing)}"
+            )
+        if isinstance(self.decoder_activation, ColumnActivation):
+            self.decoder_activation.layout.check_width(input_shape)
         self.corruption.build(input_shape)
         self.visible_bias = self.add_weight((visible,), initializer="zeros", name="visible_bias")
         if not self.tied:
@@ -140,11 +153,41 @@ class DenoisingAutoencoder(keras.layers.Layer):
             )
 
     def call(self, x, training=None):
-        return self.decode(self.encode(self.corruption(x, training=training)))
+        noisy = self.corruption(self.fill(x), training=training)
+        return self.decode(self.encode(self._keep_missing(x, noisy) if training else noisy))
+
+    def fill(self, x):
+        """Return `x` with `missing` in place of NaN."""
+        if self.missing is None:
+            return x
+        if not keras.backend.is_float_dtype(x.dtype):
+            x = ops.cast(x, self.compute_dtype)
+        return ops.where(ops.isnan(x), ops.cast(self.missing, x.dtype), x)
+
+    def corrupt(self, x, corruption=None):
+        """Return `x` filled and with noise where it is known, and where the noise acted.
+
+        Args:
+            x: Tensor of shape `(batch, ..., visible)`.
+            corruption: The noise, or None for the layer's own.
+
+        Returns:
+            `(corrupted, selected)`, as `sda.Corruption.corrupt` does.
+        """
+        corrupted, selected = (corruption or self.corruption).corrupt(self.fill(x))
+        if selected is not None and self.missing is not None:
+            selected = ops.logical_and(selected, ops.logical_not(ops.isnan(x)))
+        return self._keep_missing(x, corrupted), selected
+
+    def _keep_missing(self, x, corrupted):
+        """Return `corrupted` with `missing` where `x` is NaN: noise there would show a value."""
+        if self.missing is None:
+            return corrupted
+        return ops.where(ops.isnan(x), ops.cast(self.missing, corrupted.dtype), corrupted)
 
     def encode(self, x):
         """Return the code y = s(x W + b) of `x`, shape `(batch, ..., units)`, without noise."""
-        y = self.encoder(x)
+        y = self.encoder(self.fill(x))
         for layer in self.code_layers:
             y = layer(y, training=False)
         return y
@@ -180,7 +223,7 @@ class DenoisingAutoencoder(keras.layers.Layer):
         )
         if not self.tied or not plain or slope is None or self.code_layers or len(x.shape) != 2:
             return self.decode(self.encode(x), logits=logits)
-        x = ops.cast(x, self.compute_dtype)
+        x = self.fill(ops.cast(x, self.compute_dtype))
         parts = (encoder.kernel, encoder.bias, self.visible_bias)
         parts = [ops.cast(ops.convert_to_tensor(part), self.compute_dtype) for part in parts]
         a = _tied_pass(encoder.activation, slope)(x, *parts)
@@ -200,6 +243,8 @@ class DenoisingAutoencoder(keras.layers.Layer):
             "kernel_initializer": initializer,
             "seed": self.seed,
         }
+        if self.missing is not None:
+            config["missing"] = self.missing
         if self.shares_encoder:
             config["encoder"] = keras.saving.serialize_keras_object(self.encoder)
         else:
@@ -304,6 +349,15 @@ def _check_code_layer(layer):
         raise ValueError(
             f"Expected `code_layers` to hold Keras layers without weights. Received: {layer!r}"
         )
+
+
+def _fill(missing):
+    """Return what stands for missing values: a float, a list of floats, or None."""
+    if missing is None:
+        return None
+    if isinstance(missing, (list, tuple)) or (isinstance(missing, np.ndarray) and missing.ndim):
+        return [check_number(value, "missing", "finite", np.isfinite) for value in missing]
+    return check_number(missing, "missing", "finite, or a list with one a feature", np.isfinite)
 
 
 def _activation(identifier, name):

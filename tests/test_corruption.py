@@ -355,7 +355,7 @@ def test_a_subclass_needs_only_corrupt():
 
 BAD_NUMBERS = [float("nan"), float("inf"), "0.5", None, True, [0.5]]
 BAD = {
-    "masking rate": (lambda v: sda.MaskingNoise(v), "rate", [-0.1, 1.5, *BAD_NUMBERS]),
+    "masking rate": (lambda v: sda.MaskingNoise(v), "rate", [-0.1, 1.5, [], *BAD_NUMBERS[:-1]]),
     "salt and pepper rate": (lambda v: sda.SaltAndPepperNoise(v), "rate", [-0.1, 1.5, None]),
     "swap rate": (lambda v: sda.SwapNoise(v), "rate", [-0.1, 1.5, None]),
     "stddev": (lambda v: sda.GaussianNoise(v), "stddev", [-1, *BAD_NUMBERS]),
