@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sda.corruption import SwapNoise
+from sda.corruption import MaskingNoise, SwapNoise
 from sda.losses import ColumnActivation, ColumnLoss
 
 SCALERS = ("rank-gauss", "unit")
@@ -171,11 +171,25 @@ class Columns:
     def swap_noise(self, rate, seed=None):
         """Return the `sda.SwapNoise` of these columns, which swaps a category as a whole.
 
+        Use it for codes and for finding anomalies: what the network sees is always a whole row.
+
         Args:
             rate: Float in [0, 1]; a list with one a column, in the order of `names`; or a
                 dictionary from names to rates, where the others have none.
             seed: Integer, or None for a random one.
         """
+        return SwapNoise(self._rates(rate), seed=seed, groups=self.groups)
+
+    def masking_noise(self, rate, seed=None):
+        """Return the `sda.MaskingNoise` of these columns, which masks a category as a whole.
+
+        Use it for filling in: with `missing=0.0` the network learns to restore what looks like a
+        missing value. Arguments as in `swap_noise`.
+        """
+        return MaskingNoise(self._rates(rate), seed=seed, groups=self.groups)
+
+    def _rates(self, rate):
+        """Return one rate for all, or a list with one a column."""
         self._check_fitted()
         if isinstance(rate, dict):
             unknown = [column for column in rate if column not in self.names]
@@ -183,8 +197,8 @@ class Columns:
                 raise ValueError(
                     f"Expected `rate` to name columns among {self.names}. Received: {unknown}"
                 )
-            rate = [rate.get(column, 0.0) for column in self.names]
-        return SwapNoise(rate, seed=seed, groups=self.groups)
+            return [rate.get(column, 0.0) for column in self.names]
+        return rate
 
     def transform(self, table):
         """Return the features of a table, float32 of shape `(n, features)`, NaN where missing."""
