@@ -86,7 +86,7 @@ def test_rank_gauss_spreads_ranks_like_a_normal_distribution(frame):
     ranks = frame["income"][known].rank().to_numpy() - 1
     expected = norm.ppf(ranks / (known.sum() - 1))
     inside = np.isfinite(expected)
-    np.testing.assert_allclose(x[known][inside], expected[inside], atol=0.02)
+    np.testing.assert_allclose(x[known][inside], expected[inside], atol=0.06)
     assert np.isfinite(x[known]).all()
 
 
@@ -192,13 +192,19 @@ def test_from_a_table_to_a_table_without_gaps():
     gone[gone.sum(axis=1) > 1] = False
     frame = frame.astype(object).mask(gone).infer_objects()
     frame["top"] = frame["top"].astype("boolean")
-    columns = Columns.from_frame(frame, scaler="unit")
+    columns = Columns.from_frame(frame)
     assert columns.kinds == [3, "numeric", "binary"]
     x = columns.transform(frame)
     stack = sda.StackedDenoisingAutoencoder(
-        16, columns.masking_noise(0.3), "tanh", columns.activation(), seed=1, missing=0.0
+        32,
+        columns.masking_noise(0.3),
+        "relu",
+        columns.activation(),
+        tied=False,
+        seed=1,
+        missing=0.0,
     )
-    sda.GreedyPretrainer(stack, keras.optimizers.Adam(0.02), epochs=30, seed=1).fit(x, verbose=0)
+    sda.GreedyPretrainer(stack, keras.optimizers.Adam(0.02), epochs=20, seed=1).fit(x, verbose=0)
     filled = columns.inverse_transform(stack.impute(x))
     assert not filled.isna().any().any()
     for name in ("name", "top"):
@@ -206,8 +212,8 @@ def test_from_a_table_to_a_table_without_gaps():
         assert (filled[name][hidden] == whole[name][hidden]).mean() > 0.95
         assert (filled[name][~hidden] == whole[name][~hidden]).all()
     hidden = gone[:, 1]
-    # "top" tells but two of the three groups apart; the name tells all.
-    assert np.abs(filled["level"] - whole["level"])[hidden].mean() < 2.5
+    # The name tells the level but for its noise, of mean 0.8.
+    assert np.abs(filled["level"] - whole["level"])[hidden].mean() < 1.2
     errors = stack.reconstruction_error(x, per_column=True)
     assert errors.shape == (600, 3)
     np.testing.assert_array_equal(np.isnan(errors), gone)
