@@ -17,6 +17,7 @@ if keras.backend.backend() != "tensorflow":
         "test_selection.py",
         "test_semisupervised.py",
         "test_tables.py",
+        "test_tables_experiment.py",
     ]
 
 
