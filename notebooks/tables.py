@@ -125,6 +125,7 @@ for axis, name in zip(axes, ["horsepower", "weight", "mpg"], strict=True):
     error = {"dA": truth - guess, "mean": truth - mean}
     print(name, {k: f"{np.sqrt(np.mean(np.square(e))):.1f}" for k, e in error.items()})
 axes[0].legend(frameon=False)
+plt.show()
 
 # %% [markdown]
 # (The numbers are roots of mean squared errors at hidden cells, in the column's own unit.)
@@ -148,8 +149,8 @@ for name in ["cylinders", "origin"]:
 # %%
 fakes = cars.iloc[[0, 200, 300]].copy()
 fakes.iloc[0, cars.columns.get_loc("weight")] = 1900.0
-fakes.iloc[1, cars.columns.get_loc("origin")] = "Japan"
-fakes.iloc[2, cars.columns.get_loc("horsepower")] = 200.0
+fakes.iloc[1, cars.columns.get_loc("horsepower")] = 200.0
+fakes.iloc[2, cars.columns.get_loc("cylinders")] = 8
 
 x_cars = columns.transform(cars)
 scores = stack.reconstruction_error(x_cars)
@@ -164,10 +165,11 @@ for car, faked in zip(
 
 cells = stack.reconstruction_error(columns.transform(fakes), per_column=True)
 figure, axes = plt.subplots(1, 3, figsize=(9.5, 2.6), layout="constrained", sharey=True)
-for axis, row, name in zip(axes, cells, ["weight", "origin", "horsepower"], strict=True):
+for axis, row, name in zip(axes, cells, ["weight", "horsepower", "cylinders"], strict=True):
     colours = ["tab:red" if column == name else "tab:blue" for column in columns.names]
     axis.barh(columns.names, row, color=colours)
     axis.set(title=f"faked: {name}", xlabel="error")
+plt.show()
 
 # %% [markdown]
 # ## Whole rows that are odd
@@ -205,6 +207,7 @@ for values, label in zip(errors, ["benign, not seen before", "malignant"], stric
 plt.xscale("log")
 plt.xlabel("reconstruction error of a row")
 plt.legend(frameon=False)
+plt.show()
 
 # %% [markdown]
 # ## Predicting from rows with gaps
@@ -247,6 +250,9 @@ print(f"{'the mean':15} wrong by {np.std(mpg[others]):.2f}")
 print([layer.name for layer in model.layers])
 
 # %% [markdown]
+# On a table this small, pretraining makes no difference worth naming; that the gaps need no further
+# thought is the point here.
+#
 # ## What to take from this
 #
 # - `NaN` may stay in the data, from the first layer's training to the last prediction: the network

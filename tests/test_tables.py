@@ -1,6 +1,8 @@
 """Columns of tables as features and back, with scikit-learn's scalers."""
 
+import pathlib
 import pickle
+import re
 
 import keras
 import numpy as np
@@ -264,3 +266,28 @@ def test_without_scikit_learn_there_is_a_hint(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sklearn", None)
     with pytest.raises(ImportError, match=r"`scikit-learn` to be installed. Run `pip install"):
         Columns(numeric=["a"])
+
+
+def test_the_page_on_tables_runs():
+    pytest.importorskip("mlxtend")
+    page = pathlib.Path(__file__).parents[1] / "docs" / "tables.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    assert len(blocks) == 6
+    names = {}
+    for block in blocks:
+        exec(block, names)
+    table, filled = names["table"], names["filled"]
+    assert table.isna().any().all()
+    assert not filled.isna().any().any()
+    assert (filled[table.notna()]["origin"].dropna() == table["origin"].dropna()).all()
+    assert names["rows"].shape == (len(table),)
+    assert names["cells"].shape == table.shape
+
+
+def test_the_page_on_tables_quotes_what_was_measured():
+    root = pathlib.Path(__file__).parents[1]
+    measured = (root / "experiments" / "results" / "tables" / "results.md").read_text()
+    lines = (root / "docs" / "tables.md").read_text().splitlines()
+    quoted = [line for line in lines if "±" in line and line.startswith("| ")]
+    assert len(quoted) > 10
+    assert not [line for line in quoted if line not in measured]
