@@ -7,6 +7,7 @@ from sda import (
     penalties,
     plotting,
     semisupervised,
+    tables,
     tutorial_params,
 )
 from sda.autoencoder import DenoisingAutoencoder, dA
@@ -51,5 +52,6 @@ __all__ = [
     "penalties",
     "plotting",
     "semisupervised",
+    "tables",
     "tutorial_params",
 ]

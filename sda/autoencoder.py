@@ -1,12 +1,14 @@
 """The denoising autoencoder (dA) as a Keras layer."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from sda import corruption as corruptions
 from sda import penalties
 from sda.checks import check_count, check_flag, check_number, look_up
 from sda.forks import check_process
+from sda.losses import ColumnActivation
 from sda.seeding import check_seed, spawn
 from sda.slopes import SLOPES
 from sda.slopes import names as names_of_slopes
@@ -53,6 +55,8 @@ class DenoisingAutoencoder(keras.layers.Layer):
             for the codes of a batch is divided by the examples of the batch.
         contraction: Float ≥ 0, the weight λ of the contractive penalty λ‖∂h/∂x‖² (Rifai et al.,
             ICML 2011), averaged over the batch.
+        missing: The number that stands for missing values, which are NaN in `x`, or a list with one
+            a feature; None where none may be missing. There is no noise on them.
         **kwargs: Arguments of `keras.layers.Layer`, such as `name` and `dtype`.
 
     Call arguments:
@@ -87,6 +91,7 @@ class DenoisingAutoencoder(keras.layers.Layer):
         seed=None,
         sparsity=None,
         contraction=0.0,
+        missing=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -97,6 +102,7 @@ class DenoisingAutoencoder(keras.layers.Layer):
         _activation(activation, "activation")
         self.decoder_activation = _activation(decoder_activation, "decoder_activation")
         self.tied = check_flag(tied, "tied")
+        self.missing = _fill(missing)
         self.kernel_initializer = kernel_initializer
         self.shares_encoder = encoder is not None
         if self.shares_encoder:
@@ -175,6 +181,13 @@ class DenoisingAutoencoder(keras.layers.Layer):
                 layer.build(shape)
             _check_code_layer(layer)
             shape = layer.compute_output_shape(shape)
+        if isinstance(self.missing, list) and len(self.missing) != visible:
+            raise ValueError(
+                f"Expected `missing` to be a number or a list of {visible}, one a feature of the "
+                f"input. Received: a list of {len(self.missing)}"
+            )
+        if isinstance(self.decoder_activation, ColumnActivation):
+            self.decoder_activation.layout.check_width(input_shape)
         self.corruption.build(input_shape)
         self.visible_bias = self.add_weight((visible,), initializer="zeros", name="visible_bias")
         if not self.tied:
@@ -188,15 +201,45 @@ class DenoisingAutoencoder(keras.layers.Layer):
             )
 
     def call(self, x, training=None):
-        y = self.encode(self.corruption(x, training=training))
+        noisy = self.corruption(self.fill(x), training=training)
+        y = self.encode(self._keep_missing(x, noisy) if training else noisy)
         if training:
             for penalty in self.penalties(y).values():
                 self.add_loss(penalty)
         return self.decode(y)
 
+    def fill(self, x):
+        """Return `x` with `missing` in place of NaN."""
+        if self.missing is None:
+            return x
+        if not keras.backend.is_float_dtype(x.dtype):
+            x = ops.cast(x, self.compute_dtype)
+        return ops.where(ops.isnan(x), ops.cast(self.missing, x.dtype), x)
+
+    def corrupt(self, x, corruption=None):
+        """Return `x` filled and with noise where it is known, and where the noise acted.
+
+        Args:
+            x: Tensor of shape `(batch, ..., visible)`.
+            corruption: The noise, or None for the layer's own.
+
+        Returns:
+            `(corrupted, selected)`, as `sda.Corruption.corrupt` does.
+        """
+        corrupted, selected = (corruption or self.corruption).corrupt(self.fill(x))
+        if selected is not None and self.missing is not None:
+            selected = ops.logical_and(selected, ops.logical_not(ops.isnan(x)))
+        return self._keep_missing(x, corrupted), selected
+
+    def _keep_missing(self, x, corrupted):
+        """Return `corrupted` with `missing` where `x` is NaN: noise there would show a value."""
+        if self.missing is None:
+            return corrupted
+        return ops.where(ops.isnan(x), ops.cast(self.missing, corrupted.dtype), corrupted)
+
     def encode(self, x):
         """Return the code y = s(x W + b) of `x`, shape `(batch, ..., units)`, without noise."""
-        y = self.encoder(x)
+        y = self.encoder(self.fill(x))
         for layer in self.code_layers:
             y = layer(y, training=False)
         return y
@@ -256,7 +299,7 @@ class DenoisingAutoencoder(keras.layers.Layer):
         )
         if not self.tied or not plain or slope is None or self.code_layers or len(x.shape) != 2:
             return self.decode(self.encode(x), logits=logits)
-        x = ops.cast(x, self.compute_dtype)
+        x = self.fill(ops.cast(x, self.compute_dtype))
         parts = (encoder.kernel, encoder.bias, self.visible_bias)
         parts = [ops.cast(ops.convert_to_tensor(part), self.compute_dtype) for part in parts]
         a = _tied_pass(encoder.activation, slope)(x, *parts)
@@ -280,6 +323,8 @@ class DenoisingAutoencoder(keras.layers.Layer):
             config["sparsity"] = keras.regularizers.serialize(self.sparsity)
         if self.contraction:
             config["contraction"] = self.contraction
+        if self.missing is not None:
+            config["missing"] = self.missing
         if self.shares_encoder:
             config["encoder"] = keras.saving.serialize_keras_object(self.encoder)
         else:
@@ -392,6 +437,15 @@ def _sparsity(identifier):
     if found is not None and not isinstance(found, keras.regularizers.Regularizer):
         raise ValueError(f"Expected `sparsity` to be {expectation}. Received: sparsity={found!r}")
     return found
+
+
+def _fill(missing):
+    """Return what stands for missing values: a float, a list of floats, or None."""
+    if missing is None:
+        return None
+    if isinstance(missing, (list, tuple)) or (isinstance(missing, np.ndarray) and missing.ndim):
+        return [check_number(value, "missing", "finite", np.isfinite) for value in missing]
+    return check_number(missing, "missing", "finite, or a list with one a feature", np.isfinite)
 
 
 def _activation(identifier, name):

@@ -6,6 +6,7 @@ import tempfile
 import time
 
 import keras
+import numpy as np
 from keras import ops
 
 from sda import checkpoint, losses
@@ -37,8 +38,8 @@ class GreedyPretrainer:
         optimizer: Name or `keras.optimizers.Optimizer`: a template, of which each layer gets a
             fresh copy.
         loss: "cross_entropy", "squared_error", a loss of `sda.losses` or of Keras, or None for
-            cross-entropy under a sigmoid decoder and squared error otherwise. The losses of
-            `sda.losses` are summed over features.
+            cross-entropy under a sigmoid decoder, each column's own under a `ColumnActivation`, and
+            squared error otherwise. The losses of `sda.losses` are summed over features.
         epochs: Integer, passes over the data.
         batch_size: Integer, the examples an update.
         callbacks: Function from the index of a layer to a list of `keras.callbacks.Callback`, or
@@ -134,9 +135,9 @@ class GreedyPretrainer:
             List of `keras.callbacks.History`, one a layer.
 
         Raises:
-            ValueError: If the data are empty, of the wrong shape, not finite, or outside [0, 1]
-                under cross-entropy, or if `checkpoint_dir` is in use or is that of another run.
-                Nothing has changed then.
+            ValueError: If the data are empty, of the wrong shape, not finite (but for NaN where the
+                stack has a `missing`), or outside [0, 1] under cross-entropy, or if
+                `checkpoint_dir` is in use or is that of another run. Nothing has changed then.
             OSError: If a checkpoint cannot be written. The one before is whole.
             sda.TrainingDiverged: If the loss or the weights of a layer become NaN or infinite. The
                 layers below keep what they learned, and this one its last good weights.
@@ -291,17 +292,22 @@ class GreedyPretrainer:
                 f"Expected `{name}` of shape (n, {', '.join(map(str, expected))}). "
                 f"Received: shape {tuple(rows.shape)}"
             )
-        check_finite(rows, name)
-        if isinstance(self.loss[0], losses.CrossEntropy):
+        check_finite(rows, name, missing=stack.missing is not None)
+        loss = self.loss[0]
+        if isinstance(loss, losses.ColumnLoss):
+            loss.layout.check_width(rows.shape)
+        inside = getattr(loss, "in_unit_interval", False)
+        if np.any(inside):
             prepare = on_arrays(stack.prepare)
             for piece in pieces(rows):
                 piece = prepare(piece)
-                if piece.min() < 0 or piece.max() > 1:
+                piece = piece if inside is True else piece[..., inside]
+                if (piece < 0).any() or (piece > 1).any():
                     raise ValueError(
                         f"Expected `{name}` to lie in [0, 1], as the cross-entropy of a sigmoid "
-                        'decoder needs. Scale it, or use decoder_activation="linear" and '
-                        'loss="squared_error" for real-valued data. Received: values from '
-                        f"{piece.min():g} to {piece.max():g}"
+                        "decoder needs, and that of binary and categorical columns. Scale it, or "
+                        'use decoder_activation="linear" and loss="squared_error" for real-valued '
+                        f"data. Received: values from {np.nanmin(piece):g} to {np.nanmax(piece):g}"
                     )
         return rows
 
@@ -335,7 +341,7 @@ class Denoising(keras.Model):
         dA = self.autoencoder
         if type(dA) is not DenoisingAutoencoder or not dA.tied or dA.code_layers:
             return None
-        if dA.penalised or len(self.metrics) > 1:
+        if dA.penalised or dA.missing is not None or len(self.metrics) > 1:
             return None
         return denoising_chain(
             dA.encoder, dA.visible_bias, dA.decoder_activation, dA.corruption, self.loss_fn
@@ -346,7 +352,7 @@ class Denoising(keras.Model):
         x = ops.cast(x, self.compute_dtype)
         selected = None
         if training:
-            x, selected = self.autoencoder.corruption.corrupt(x)
+            x, selected = self.autoencoder.corrupt(x)
         return self._rebuild(x, selected)
 
     def _rebuild(self, x, selected):
@@ -405,7 +411,8 @@ class DenoisingScore(Denoising):
     def call(self, x, training=None):
         x = ops.cast(x, self.compute_dtype)
         clean = self.autoencoder.rebuild(x, logits=getattr(self.loss_fn, "from_logits", False))
-        return {"clean": clean, **self._rebuild(*self.corruption.corrupt(x))}
+        noisy = self.autoencoder.corrupt(x, self.corruption)
+        return {"clean": clean, **self._rebuild(*noisy)}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         self.clean_loss.update_state(
@@ -487,9 +494,8 @@ def _loss_for(stack, k, loss):
     """Return the loss of layer `k`; raise `ValueError` where it does not fit the layer."""
     autoencoder = stack.autoencoders[k]
     sigmoid = autoencoder.decoder_activation is keras.activations.sigmoid
-    if loss is None:
-        loss = "cross_entropy" if sigmoid else "squared_error"
-    loss = losses.get(loss)
+    activation = autoencoder.decoder_activation
+    loss = losses.for_decoder(activation) if loss is None else losses.get(loss)
     if isinstance(loss, losses.CrossEntropy):
         if not sigmoid:
             raise ValueError(
@@ -503,6 +509,20 @@ def _loss_for(stack, k, loss):
                 f"Expected codes in [0, 1] under cross-entropy. Received: layer {k} above "
                 f'{name!r} codes; use decoder_activation="linear" and loss="squared_error" there'
             )
+    if isinstance(loss, losses.ColumnLoss):
+        linear = activation is keras.activations.linear
+        if not linear and getattr(activation, "columns", None) != loss.columns:
+            raise ValueError(
+                "Expected a linear decoder, or the ColumnActivation of the same columns, under "
+                f"ColumnLoss. Received: layer {k} with decoder_activation={activation!r}"
+            )
+    if autoencoder.missing is not None:
+        if not isinstance(loss, losses.ReconstructionLoss):
+            raise ValueError(
+                "Expected a loss of sda.losses, which can leave features out, where values may be "
+                f"missing. Received: layer {k} with loss={loss!r}"
+            )
+        loss = loss.with_missing_values()
     emphasised = isinstance(loss, losses.ReconstructionLoss) and loss.emphasised
     if emphasised and not autoencoder.corruption.selects:
         raise ValueError(

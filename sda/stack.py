@@ -7,11 +7,11 @@ import numpy as np
 from keras import ops
 
 from sda import corruption as corruptions
-from sda import finetuning
+from sda import finetuning, losses
 from sda.autoencoder import DenoisingAutoencoder
 from sda.checks import check_count, check_flag
 from sda.seeding import check_seed, spawn
-from sda.training.rows import as_array, as_rows, check_numbers, is_h5, scale_pixels
+from sda.training.rows import as_array, as_rows, check_finite, check_numbers, is_h5, scale_pixels
 
 
 @keras.saving.register_keras_serializable(package="sda")
@@ -39,6 +39,9 @@ class StackedDenoisingAutoencoder(keras.Model):
         sparsity: Penalty on the codes in pretraining, a `keras.regularizers.Regularizer` such as
             `sda.penalties.KLSparsity(0.05)`, or None.
         contraction: Float ≥ 0, the weight of the contractive penalty in pretraining.
+        missing: The number that the network sees in place of missing values, which are NaN in the
+            data, or a list with one a feature; None where none may be missing. They get no noise
+            and count in no loss. Only the input can have them: the codes of all layers are whole.
         **kwargs: Arguments of `keras.Model`, such as `name`.
 
     Raises:
@@ -65,6 +68,7 @@ class StackedDenoisingAutoencoder(keras.Model):
         seed=None,
         sparsity=None,
         contraction=0.0,
+        missing=None,
         **kwargs,
     ):
         units = list(units) if isinstance(units, (list, tuple)) else [units]
@@ -85,6 +89,7 @@ class StackedDenoisingAutoencoder(keras.Model):
                 seed=spawn(seed, k),
                 sparsity=sparsity_k,
                 contraction=contraction_k,
+                missing=None if k else missing,
                 name=f"autoencoder_{k + 1}",
                 # A plain dtype argument of a Model is its policy; its layers follow it.
                 dtype=kwargs.get("dtype"),
@@ -247,10 +252,7 @@ class StackedDenoisingAutoencoder(keras.Model):
         depth = self._index(layer) + 1
 
         def reconstruct(rows):
-            rows = self._up(self.prepare(rows), depth)
-            for autoencoder in reversed(self.autoencoders[:depth]):
-                rows = autoencoder.decode(rows)
-            return rows
+            return self._down(self._up(self.prepare(rows), depth), depth)
 
         return self._in_pieces(reconstruct, x, batch_size)
 
@@ -336,7 +338,7 @@ class StackedDenoisingAutoencoder(keras.Model):
         self._check_built()
         check_flag(copy, "copy")
         encoders = self._encoders()[: self._index(layer) + 1]
-        return finetuning.encoder(self.example_shape, encoders, copy)
+        return finetuning.encoder(self.example_shape, encoders, copy, self.missing)
 
     def unrolled(self, copy=False):
         """Return the deep autoencoder: the encoders, then the decoders in reverse order.
@@ -346,15 +348,96 @@ class StackedDenoisingAutoencoder(keras.Model):
         """
         self._check_built()
         check_flag(copy, "copy")
-        return finetuning.unrolled(self.example_shape, self._encoders(), self.autoencoders, copy)
+        return finetuning.unrolled(
+            self.example_shape, self._encoders(), self.autoencoders, copy, self.missing
+        )
+
+    @property
+    def missing(self):
+        """What the network sees in place of missing values, or None."""
+        return self.autoencoders[0].missing
+
+    def impute(self, x, iterations=1, layer=-1, batch_size=1024):
+        """Return `x` with its missing values, NaN, filled with their reconstructions.
+
+        Args:
+            x: Array of shape `(n, ...)`.
+            iterations: Integer ≥ 1. In the first one the network sees `missing` in place of the
+                missing values, from the second one on what the one before filled in.
+            layer: Index of the layer to turn around at; -1 is the whole stack.
+            batch_size: Rows at a time.
+
+        Returns:
+            NumPy array of the shape of `x`; what was there is as it was.
+
+        Raises:
+            ValueError: If the stack was made without `missing`, if `x` is infinite somewhere or has
+                the wrong shape, or an argument is out of its range.
+        """
+        check_count(iterations, "iterations")
+        if self.missing is None:
+            raise ValueError(
+                "Expected a stack that was made with `missing`, the number that the network sees "
+                "in place of missing values. Received: missing=None"
+            )
+        x = self._checked_rows(x)
+        filled = x
+        for _ in range(iterations):
+            filled = np.where(np.isnan(x), self.reconstruct(filled, layer, batch_size), x)
+        return filled
+
+    def reconstruction_error(self, x, per_column=False, loss=None, layer=-1, batch_size=1024):
+        """Return how badly each row is rebuilt, without noise: a score for anomalies.
+
+        Args:
+            x: Array of shape `(n, ...)`. Values that are missing (NaN) are left out.
+            per_column: Whether to return the error of each column, NaN where it is missing, instead
+                of the sum over columns.
+            loss: A loss of `sda.losses` or its name, in whose units the errors are; None for the
+                one that belongs to the first layer's decoder, as in `sda.GreedyPretrainer`.
+            layer: Index of the layer to turn around at; -1 is the whole stack.
+            batch_size: Rows at a time.
+
+        Returns:
+            float32 array of shape `(n,)`, or with `per_column` of the shape of `x`, in which each
+            category of a `ColumnLoss` is one column.
+
+        Raises:
+            ValueError: If `x` is not finite (but for NaN, if the stack was made with `missing`) or
+                has the wrong shape, or `loss` is not of `sda.losses`.
+        """
+        depth = self._index(layer) + 1
+        decoder = self.autoencoders[0].decoder_activation
+        loss = losses.for_decoder(decoder) if loss is None else losses.get(loss)
+        if not isinstance(loss, losses.ReconstructionLoss):
+            raise ValueError(f"Expected `loss` to be a loss of sda.losses. Received: loss={loss!r}")
+
+        def error(rows):
+            rows = self.prepare(rows)
+            z = self._down(self._up(rows, depth), depth, logits=loss.from_logits)
+            missing = ops.isnan(rows)
+            errors = loss.per_feature(ops.where(missing, 0.0, rows), z)
+            return ops.where(missing, np.nan, errors)
+
+        errors = self._in_pieces(error, self._checked_rows(x), batch_size)
+        if not per_column:
+            return np.nansum(errors, axis=tuple(range(1, errors.ndim)))
+        return loss.layout.per_column(errors) if isinstance(loss, losses.ColumnLoss) else errors
+
+    def _checked_rows(self, x):
+        """Return `x` as an array of floats, NaN only where values may be missing."""
+        rows = np.asarray(as_rows(x)[:])
+        check_finite(rows, "x", missing=self.missing is not None)
+        return rows
 
     def _supervised(self, units, activation, dropout, copy, name):
         self._check_built()
         check_flag(copy, "copy")
         rates = per_layer(dropout, len(self.autoencoders) + 1, "dropout")
         return finetuning.supervised(
-            self.example_shape, self._encoders(), units, activation, rates, copy, self.seed, name
-        )
+            self.example_shape, self._encoders(), units, activation, rates, copy, self.seed, name,
+            self.missing,
+        )  # fmt: skip
 
     def _encoders(self):
         layers = [[a.encoder, *a.code_layers] for a in self.autoencoders]
@@ -371,6 +454,12 @@ class StackedDenoisingAutoencoder(keras.Model):
         for autoencoder in self.autoencoders[:depth]:
             x = autoencoder.encode(x)
         return x
+
+    def _down(self, codes, depth, logits=False):
+        """Return the input rebuilt from the codes of layer `depth`."""
+        for autoencoder in reversed(self.autoencoders[1:depth]):
+            codes = autoencoder.decode(codes)
+        return self.autoencoders[0].decode(codes, logits=logits)
 
     def _index(self, layer):
         depth = len(self.autoencoders)

@@ -21,6 +21,8 @@ if keras.backend.backend() != "tensorflow":
         "test_semisupervised.py",
         "test_sources.py",
         "test_tutorial_params.py",
+        "test_tables.py",
+        "test_tables_experiment.py",
     ]
 
 

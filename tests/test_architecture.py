@@ -35,8 +35,9 @@ MAY_KNOW = {
     "autoencoder": {"corruption", "losses", "penalties", "slopes"},
     "finetuning": set(),
     "semisupervised": set(),
-    "stack": {"autoencoder", "corruption", "finetuning", "training.rows"},
+    "stack": {"autoencoder", "corruption", "finetuning", "losses", "training.rows"},
     "exporting": {"stack"},
+    "tables": {"corruption", "losses"},
     "tutorial_params": {"autoencoder", "stack"},
     "codes": {"training.rows"},
     "checkpoint": {"training.rows"},
@@ -209,6 +210,8 @@ def test_the_examples_in_docstrings_run(name, tmp_path, monkeypatch):
 
 # Files say these names: to change one is to make old files unreadable.
 REGISTERED = {
+    "sda>ColumnActivation": sda.losses.ColumnActivation,
+    "sda>ColumnLoss": sda.losses.ColumnLoss,
     "sda>ComposedNoise": sda.ComposedNoise,
     "sda>Corruption": sda.Corruption,
     "sda>CrossEntropy": sda.losses.CrossEntropy,

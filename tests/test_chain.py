@@ -74,6 +74,8 @@ class Doubled(layers.Dense):
 
 MORE_THAN_A_CHAIN = {
     "untied": lambda: denoising(tied=False),
+    "missing values": lambda: denoising(missing=0.0),
+    "missing targets": lambda: denoising(loss=sda.losses.CrossEntropy(missing_values=True)),
     "loss of Keras": lambda: denoising(loss=keras.losses.MeanSquaredError()),
     "unknown activation": lambda: denoising(activation="gelu"),
     "penalty": lambda: classifier([layers.Dense(4, "relu", kernel_regularizer="l2")]),
@@ -145,6 +147,8 @@ AUTOENCODERS = {
     "emphasis without noise": {"loss": sda.losses.CrossEntropy(alpha=1.0, beta=0.5)},
     "masking, emphasis": {"corruption": 0.3, "loss": sda.losses.CrossEntropy(alpha=1.0, beta=0.0)},
     "all masked": {"corruption": 1.0},
+    "a rate a column": {"corruption": sda.MaskingNoise([0.1, 0.6] * 6, seed=3)},
+    "groups": {"corruption": sda.MaskingNoise(0.5, seed=3, groups=[4, 1, 7])},
 }
 
 

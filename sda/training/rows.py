@@ -103,13 +103,18 @@ def pieces(rows, size=4096):
         yield np.asarray(rows[start : start + size])
 
 
-def check_finite(rows, name="x"):
-    """Raise `ValueError` if there are NaN or infinite values, or some beyond Keras's floatx."""
+def check_finite(rows, name="x", missing=False):
+    """Raise `ValueError` if there are NaN or infinite values, or some beyond Keras's floatx.
+
+    With `missing`, NaN is allowed: a value that is missing.
+    """
     if np.dtype(rows.dtype).kind != "f":
         return
     for i, piece in enumerate(pieces(rows)):
         with np.errstate(over="ignore"):
             finite = np.isfinite(piece.astype(keras.config.floatx(), copy=False))
+        if missing:
+            finite |= np.isnan(piece)
         if not finite.all():
             first = tuple(int(j) for j in np.argwhere(~finite)[0])
             raise ValueError(

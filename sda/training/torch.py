@@ -338,7 +338,7 @@ class Mask:
 
 
 class Masking:
-    """`sda.MaskingNoise` with 0 < rate < 1."""
+    """`sda.MaskingNoise` with one rate for all, 0 < rate < 1."""
 
     def __init__(self, corruption, x, draws):
         draws = draws.setdefault(id(corruption), Draws(corruption.seed_generator))
@@ -369,7 +369,8 @@ class AnyNoise:
 
 def _noise(corruption, x, draws):
     """Return the noise that a step makes in place of the layer `corruption`."""
-    if type(corruption) is MaskingNoise and 0 < corruption.rate < 1:
+    one_rate = type(corruption) is MaskingNoise and isinstance(corruption.rate, float)
+    if one_rate and not corruption.groups and 0 < corruption.rate < 1:
         return Masking(corruption, x, draws)
     return AnyNoise(corruption)
 
