@@ -272,7 +272,11 @@ class GreedyPretrainer:
             return code_places.encode_rows(function, rows, shape, place, folder, name)
 
         lifted = lift(rows, name)
-        return lifted, None if validation is None else lift(validation, f"{name}_validation")
+        lifted_validation = None if validation is None else lift(validation, f"{name}_validation")
+        for below in (rows, validation):
+            if isinstance(below, code_places.ScratchRows):
+                below.discard()
+        return lifted, lifted_validation
 
     def _check_places(self, rows):
         """Raise `ValueError` if the codes of any layer will not fit, before one is trained."""

@@ -1,7 +1,6 @@
 """Rows of a file that is mapped into memory, copied in any order."""
 
 import concurrent.futures
-import contextlib
 import mmap
 
 import numpy as np
@@ -38,34 +37,25 @@ class MappedRows:
         copy = np.empty((count, *self.shape[1:]), self.dtype)
 
         def fill(start):
-            part = slice(start, start + step)
+            part = slice(start, start + ROWS_A_THREAD)
             copy[part] = view[part] if view is not None else self.array[rows[part]]
-
-        step = max(ROWS_A_THREAD, -(-count // THREADS))
-        with self._advised(in_order=view is not None):
-            if count <= step:
-                fill(0)
-            else:
-                with concurrent.futures.ThreadPoolExecutor(THREADS) as threads:
-                    list(threads.map(fill, range(0, count, step)))
-        return copy
-
-    @contextlib.contextmanager
-    def _advised(self, in_order):
-        """Tell the system, where it listens, not to read the neighbours of rows out of order."""
-        if not in_order:
-            self._advise("MADV_RANDOM")
-        try:
-            yield
-        finally:
-            if not in_order:
-                self._advise("MADV_NORMAL")
-            # Pages of the file stay in the cache, and are no longer this process's. Those of a
-            # private map ("c") may hold what was written to it, and nowhere else.
+            # Pages that were read stay in the system's cache, and are no longer this process's.
+            # Those of a private map ("c") may hold what was written to it, and nowhere else.
             if self.array.mode != "c":
                 self._advise("MADV_DONTNEED")
 
+        if view is None:
+            self._advise("MADV_RANDOM")  # without their neighbours
+        starts = range(0, count, ROWS_A_THREAD)
+        if len(starts) <= 1:
+            list(map(fill, starts))
+        else:
+            with concurrent.futures.ThreadPoolExecutor(THREADS) as threads:
+                list(threads.map(fill, starts))
+        self._advise("MADV_NORMAL")
+        return copy
+
     def _advise(self, advice):
         mapping = self.array._mmap
-        if hasattr(mmap, advice) and mapping is not None:
+        if hasattr(mmap, advice):
             mapping.madvise(getattr(mmap, advice))

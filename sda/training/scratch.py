@@ -99,9 +99,10 @@ class _Column:
         return np.memmap(self.path, self.dtype, "r", shape=(self.length, *self.shape))
 
 
-def _transposed(batches, name):
-    if len({len(batch) for batch in batches}) > 1:
-        raise _unequal(name, f"of {sorted({len(batch) for batch in batches})} arrays")
+def _transposed(batches, name, columns=None):
+    counts = {len(batch) for batch in batches}
+    if len(counts) > 1 or (columns and counts != {len(columns)}):
+        raise _unequal(name, f"one of {len(batches[-1])} arrays after others")
     return zip(*batches, strict=True)
 
 
@@ -109,14 +110,14 @@ def _joined(arrays, name):
     try:
         return np.concatenate(arrays)
     except ValueError as error:
-        raise _unequal(name, f": {error}") from error
+        raise _unequal(name, error) from error
 
 
 def _move(batches, columns, name):
     """Append the batches to the files, and empty the list."""
     if not batches:
         return
-    for parts, column in zip(_transposed(batches, name), columns, strict=True):
+    for parts, column in zip(_transposed(batches, name, columns), columns, strict=True):
         array = _joined(parts, name)
         if array.shape[1:] != column.shape or not np.can_cast(array.dtype, column.dtype):
             raise _unequal(
