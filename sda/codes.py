@@ -2,6 +2,8 @@
 
 import math
 import pathlib
+import shutil
+import tempfile
 
 import numpy as np
 
@@ -48,6 +50,18 @@ class ScratchRows(H5Rows):
 
     resident = False
 
+    def __init__(self, path):
+        import h5py
+
+        self.path = path
+        super().__init__(h5py.File(path, "r")["codes"])
+
+    def discard(self):
+        """Delete the file: the layer above has codes of its own."""
+        self.dataset.file.close()
+        self._map = None
+        self.path.unlink()
+
 
 def check_place(codes, budget):
     """Raise `ValueError` unless `codes` and `codes_budget` make sense."""
@@ -61,11 +75,21 @@ def place_codes(codes, budget, shape):
     """Return the place for codes of `shape` under the byte budget.
 
     Raises:
-        ValueError: If the codes are asked to be in memory, and are larger than the budget.
+        ValueError: If the codes are asked to be in memory, and are larger than the budget, or if
+            the disk has no room for them.
     """
     size = 4 * math.prod(shape)
     if codes == "auto":
-        return "device" if size <= (BUDGET if budget is None else budget) else "disk"
+        codes = "device" if size <= (BUDGET if budget is None else budget) else "disk"
+    if codes == "disk":
+        free = shutil.disk_usage(tempfile.gettempdir()).free
+        if size > free:
+            raise ValueError(
+                f"Expected the codes of a layer to fit the {free} bytes that are free in "
+                f"{tempfile.gettempdir()} (set TMPDIR for another place), or `codes` to be "
+                f'"recompute". Received: {size} bytes of codes'
+            )
+        return codes
     if codes in ("device", "ram") and budget is not None and size > budget:
         raise ValueError(
             f'Expected the codes of a layer to fit `codes_budget`, or `codes` to be "disk", '
@@ -94,9 +118,10 @@ def encode_rows(encode, rows, shape, place, folder, name):
         return codes if place == "device" else HostRows(codes)
     import h5py
 
-    with h5py.File(pathlib.Path(folder) / f"{name}.h5", "w") as file:
+    path = pathlib.Path(folder) / f"{name}.h5"
+    with h5py.File(path, "w") as file:
         _fill(file.create_dataset("codes", shape, "float32"), encode, rows)
-    return ScratchRows(h5py.File(pathlib.Path(folder) / f"{name}.h5", "r")["codes"])
+    return ScratchRows(path)
 
 
 def _fill(codes, encode, rows):

@@ -17,8 +17,8 @@ from sda.forks import check_process
 from sda.seeding import check_seed, fresh_seed, spawn
 from sda.stack import StackedDenoisingAutoencoder, on_arrays, per_layer
 from sda.training.chain import denoising_chain
-from sda.training.fit import Evaluator, Trainer, check_callbacks
-from sda.training.rows import as_rows, check_finite, pieces
+from sda.training.fit import Evaluator, Trainer, check_callbacks, host, new_scratch
+from sda.training.rows import as_rows, check_finite, in_any_order, pieces
 
 # What a History holds, but for its model.
 HISTORY = ("params", "epoch", "history")
@@ -122,9 +122,11 @@ class GreedyPretrainer:
 
         Args:
             x: Unlabelled examples of shape `(n, ...)`: NumPy array, `np.memmap`, `h5py.Dataset` of
-                an open file, `tf.data.Dataset` or `keras.utils.PyDataset` (these two are read once;
-                of `(x, y)` batches, x is kept). Values of dtype uint8 are pixels and scaled to
-                [0, 1].
+                an open file, what `sda.datasets.read` returns, `tf.data.Dataset` or
+                `keras.utils.PyDataset` (these two are read once, to a file for temporary use if
+                they are large; of `(x, y)` batches, x is kept). Values of dtype uint8 are pixels
+                and scaled to [0, 1]. More than 1 GiB of them stay where they are, and are read in
+                pieces, each while the one before it is trained on.
             validation_data: Examples like `x`, or None. Each epoch then logs `val_loss`, the
                 denoising loss under a noise that is drawn once and kept, and `val_clean_loss`,
                 the loss without noise.
@@ -145,19 +147,24 @@ class GreedyPretrainer:
         check_process()
         stack = self.stack
         check_flag(shuffle, "shuffle")
-        rows = self._checked(x, "x")
-        validation = None
-        if validation_data is not None:
-            validation = self._checked(validation_data, "validation_data", shape=rows.shape[1:])
-        for examples in (rows, validation):
-            self._check_places(examples)
-        callbacks = [
-            list(self.callbacks(k)) if self.callbacks is not None else []
-            for k in range(len(stack.autoencoders))
-        ]
-        for made in callbacks:
-            check_callbacks(made)
         with contextlib.ExitStack() as resources:
+            scratch = resources.enter_context(new_scratch())
+            rows = self._checked(x, "x", scratch)
+            validation = None
+            if validation_data is not None:
+                validation = self._checked(
+                    validation_data, "validation_data", scratch, shape=rows.shape[1:]
+                )
+            for examples in (rows, validation):
+                self._check_places(examples)
+            callbacks = [
+                list(self.callbacks(k)) if self.callbacks is not None else []
+                for k in range(len(stack.autoencoders))
+            ]
+            for made in callbacks:
+                check_callbacks(made)
+            if shuffle:
+                rows = in_any_order(rows, scratch)
             checkpoints = None
             if self.checkpoint_dir is not None:
                 settings = self._settings(rows, validation, shuffle, callbacks)
@@ -264,7 +271,11 @@ class GreedyPretrainer:
             return code_places.encode_rows(function, rows, shape, place, folder, name)
 
         lifted = lift(rows, name)
-        return lifted, None if validation is None else lift(validation, f"{name}_validation")
+        lifted_validation = None if validation is None else lift(validation, f"{name}_validation")
+        for below in (rows, validation):
+            if isinstance(below, code_places.ScratchRows):
+                below.discard()
+        return lifted, lifted_validation
 
     def _check_places(self, rows):
         """Raise `ValueError` if the codes of any layer will not fit, before one is trained."""
@@ -280,10 +291,10 @@ class GreedyPretrainer:
         for shape in shapes:
             code_places.place_codes(self.codes, self.codes_budget, shape)
 
-    def _checked(self, x, name, shape=None):
+    def _checked(self, x, name, scratch, shape=None):
         """Return `x` as rows that the first layer can learn, or raise `ValueError`."""
         stack = self.stack
-        rows = as_rows(x, name)
+        rows = as_rows(x, name, scratch)
         expected = stack.example_shape if stack.built else shape
         if expected is None and len(rows.shape) != 2:
             expected = ("features",)
@@ -292,23 +303,35 @@ class GreedyPretrainer:
                 f"Expected `{name}` of shape (n, {', '.join(map(str, expected))}). "
                 f"Received: shape {tuple(rows.shape)}"
             )
-        check_finite(rows, name, missing=stack.missing is not None)
+        missing = stack.missing is not None
         loss = self.loss[0]
         if isinstance(loss, losses.ColumnLoss):
             loss.layout.check_width(rows.shape)
         inside = getattr(loss, "in_unit_interval", False)
-        if np.any(inside):
-            prepare = on_arrays(stack.prepare)
-            for piece in pieces(rows):
-                piece = prepare(piece)
-                piece = piece if inside is True else piece[..., inside]
-                if (piece < 0).any() or (piece > 1).any():
-                    raise ValueError(
-                        f"Expected `{name}` to lie in [0, 1], as the cross-entropy of a sigmoid "
-                        "decoder needs, and that of binary and categorical columns. Scale it, or "
-                        'use decoder_activation="linear" and loss="squared_error" for real-valued '
-                        f"data. Received: values from {np.nanmin(piece):g} to {np.nanmax(piece):g}"
-                    )
+        if not np.any(inside):
+            check_finite(rows, name, missing=missing)
+            return rows
+        prepare = on_arrays(stack.prepare)
+        # One pass where it can be: what is NaN or infinite fails the comparison too.
+        apart = bool(missing or stack.input_layers or inside is not True)
+        least, most = (np.fmin, np.fmax) if apart else (np.minimum, np.maximum)
+        start = 0
+        for piece in pieces(rows):
+            if apart:
+                check_finite(piece, name, start, missing)
+            prepared = prepare(piece) if stack.input_layers else host(piece)
+            prepared = prepared if inside is True else prepared[..., inside]
+            low, high = least.reduce(prepared, axis=None), most.reduce(prepared, axis=None)
+            all_missing = missing and np.isnan(low)
+            if not (prepared.dtype == "uint8" or all_missing or (low >= 0 and high <= 1)):
+                check_finite(piece, name, start, missing)
+                raise ValueError(
+                    f"Expected `{name}` to lie in [0, 1], as the cross-entropy of a sigmoid "
+                    "decoder needs, and that of binary and categorical columns. Scale it, or "
+                    'use decoder_activation="linear" and loss="squared_error" for real-valued '
+                    f"data. Received: values from {low:g} to {high:g}"
+                )
+            start += len(piece)
         return rows
 
 

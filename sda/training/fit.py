@@ -15,10 +15,22 @@ from sda import checkpoint
 from sda.checks import check_count, check_flag
 from sda.forks import check_process
 from sda.seeding import check_seed, fresh_seed, permutation
-from sda.training.rows import as_rows, batch, check_finite, is_iterated, pieces, read_once
+from sda.training.ahead import ahead
+from sda.training.rows import (
+    as_rows,
+    batch,
+    check_finite,
+    in_any_order,
+    is_iterated,
+    pieces,
+    read_once,
+    size_of,
+)
+from sda.training.scratch import Scratch
 
-# Larger data stay on the host and travel in pieces.
+# Larger data stay where they are and travel in pieces, of which some four exist at a time.
 RESIDENT_BYTES = 2**30
+PIECES = 16
 # A dispatch should take long enough to hide its own cost, and short enough for a live progress bar:
 # a quarter of a second to half a second on two cores.
 DISPATCH_FLOPS = 6e10
@@ -80,15 +92,19 @@ def fit(
 
     The data stay on the device, and a compiled loop takes the steps (`lax.fori_loop` on JAX, a
     `tf.function` loop on TensorFlow, a plain loop on PyTorch), through the model's own
-    `train_step`. The result does not depend on how many steps share a dispatch. It is that of
-    `model.fit` in the same order, but for one thing: on JAX and PyTorch a categorical cross-entropy
-    of probabilities keeps its gradient below p = 1e-7, where Keras cuts it off.
+    `train_step`. Data of more than 1 GiB stay where they are, and travel in pieces: one is read
+    while the one before it is trained on. The result depends neither on that nor on how many steps
+    share a dispatch. It is that of `model.fit` in the same order, but for one thing: on JAX and
+    PyTorch a categorical cross-entropy of probabilities keeps its gradient below p = 1e-7, where
+    Keras cuts it off.
 
     Args:
         model: A compiled `keras.Model`.
-        x: Array of shape `(n, ...)` (NumPy array, `np.memmap`, `h5py.Dataset`, …), or a nested
-            structure of arrays for a model with several inputs. A `tf.data.Dataset` or
-            `keras.utils.PyDataset` of `(x, y)` or `(x, y, sample_weight)` batches is read once.
+        x: Array of shape `(n, ...)` (NumPy array, `np.memmap`, `h5py.Dataset`, what
+            `sda.datasets.read` returns, …), or a nested structure of arrays for a model with
+            several inputs. A `tf.data.Dataset` or `keras.utils.PyDataset` of `(x, y)` or
+            `(x, y, sample_weight)` batches is read once, to a file for temporary use if it is
+            large; `y` and `sample_weight` are None then.
             Values of dtype uint8 are pixels: they stay uint8 on the device and are scaled to
             [0, 1] in the step. NaN is a missing value: allowed where the model has an answer for
             it, as those of a stack with `missing` do.
@@ -98,7 +114,8 @@ def fit(
         verbose: 0 silent, 1 progress bar, 2 one line an epoch, "auto" means 1.
         callbacks: List of `keras.callbacks.Callback`. `on_train_batch_begin` and
             `on_train_batch_end` fire once a dispatch, with the index of its last step at the end.
-        validation_data: `(x, y)` or `(x, y, sample_weight)`, evaluated after each epoch.
+        validation_data: `(x, y)` or `(x, y, sample_weight)`, or a dataset of such batches,
+            evaluated after each epoch.
         shuffle: Whether to take the examples in a new order in each epoch, a function of
             (`seed`, epoch).
         sample_weight: Array of shape `(n,)`, or None.
@@ -145,51 +162,55 @@ def fit(
     check_callbacks(callbacks)
     checkpoint.check_checkpoints(checkpoint_dir, checkpoint_every)
     check_process()
-    if is_iterated(x):
-        x, y, sample_weight = (*read_once(x, "x"), None, None)[:3]
-    data = _checked_data(model, (x, y, sample_weight), ("x", "y", "sample_weight"))
-    validation = None
-    if validation_data is not None:
-        if is_iterated(validation_data):
-            validation_data = read_once(validation_data, "validation_data")
-        if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
-            raise ValueError(
-                "Expected `validation_data` to be (x, y) or (x, y, sample_weight). "
-                f"Received: {type(validation_data).__name__}"
-            )
-        names = [f"validation_data[{i}]" for i in range(3)]
-        validation = _checked_data(model, (*validation_data, None)[:3], names)
-
-    def train(checkpoints=None, seed=seed):
-        trainer = Trainer(model, data, batch_size, steps_per_execution)
-        evaluate = None
-        if validation is not None:
-            evaluate = Evaluator(model, validation, max(batch_size, 500), trainer.driver)
-        return trainer.fit(
-            epochs, initial_epoch, verbose, callbacks, evaluate, shuffle, seed, checkpoints
+    if is_iterated(x) and (y is not None or sample_weight is not None):
+        raise ValueError(
+            "Expected `y` and `sample_weight` to be None where `x` is a dataset, whose batches "
+            f"hold them. Received: y of type {type(y).__name__}, sample_weight of type "
+            f"{type(sample_weight).__name__}"
         )
+    with new_scratch() as scratch:
+        if is_iterated(x):
+            x, y, sample_weight = (*read_once(x, "x", scratch), None, None)[:3]
+        data = _checked_data(model, (x, y, sample_weight), ("x", "y", "sample_weight"))
+        validation = _checked_validation(model, validation_data, scratch)
+        if shuffle:
+            data = _map(lambda rows: in_any_order(rows, scratch), data)
 
-    if checkpoint_dir is None:
-        return train()
-    settings = {
-        "phase": "fit",
-        "data": dict(zip("xyw", map(checkpoint.data_settings, data), strict=True)),
-        "validation_data": checkpoint.data_settings(validation),
-        "batch_size": batch_size,
-        "epochs": epochs,
-        "initial_epoch": initial_epoch,
-        "shuffle": bool(shuffle),
-        "seed": seed,
-        "model": checkpoint.model_settings(model),
-        "compile": checkpoint.compile_settings(model),
-        "callbacks": checkpoint.callback_settings(
-            # A `CallbackList` holds a list.
-            tree.flatten(getattr(callbacks, "callbacks", callbacks) or [])
-        ),
-    }
-    with checkpoint.Checkpoints(checkpoint_dir, settings, checkpoint_every) as checkpoints:
-        seed = fresh_seed() if seed is None else seed
-        return train(checkpoints, checkpoints.context.setdefault("seed", seed))
+        def train(checkpoints=None, seed=seed):
+            trainer = Trainer(model, data, batch_size, steps_per_execution)
+            evaluate = None
+            if validation is not None:
+                evaluate = Evaluator(model, validation, max(batch_size, 500), trainer.driver)
+            return trainer.fit(
+                epochs, initial_epoch, verbose, callbacks, evaluate, shuffle, seed, checkpoints
+            )
+
+        if checkpoint_dir is None:
+            return train()
+        settings = {
+            "phase": "fit",
+            "data": dict(zip("xyw", map(checkpoint.data_settings, data), strict=True)),
+            "validation_data": checkpoint.data_settings(validation),
+            "batch_size": batch_size,
+            "epochs": epochs,
+            "initial_epoch": initial_epoch,
+            "shuffle": bool(shuffle),
+            "seed": seed,
+            "model": checkpoint.model_settings(model),
+            "compile": checkpoint.compile_settings(model),
+            "callbacks": checkpoint.callback_settings(
+                # A `CallbackList` holds a list.
+                tree.flatten(getattr(callbacks, "callbacks", callbacks) or [])
+            ),
+        }
+        with checkpoint.Checkpoints(checkpoint_dir, settings, checkpoint_every) as checkpoints:
+            seed = fresh_seed() if seed is None else seed
+            return train(checkpoints, checkpoints.context.setdefault("seed", seed))
+
+
+def new_scratch():
+    """Return the `Scratch` of one training."""
+    return Scratch(RESIDENT_BYTES // PIECES)
 
 
 class Trainer:
@@ -273,21 +294,23 @@ class Trainer:
             callbacks.on_epoch_begin(epoch)
         good = self._good_state()
         order = permutation(seed, epoch, self.rows) if shuffle else None
-        for start, batches in self._dispatches(order, position.step):
-            callbacks.on_train_batch_begin(start)
-            with _softmax_kept_alive(model):
-                self.feed.run(self.driver.train, batches, self.steps_per_dispatch)
-            logs = _logs(model)
-            position.step, position.logs = start + len(batches), logs
-            callbacks.on_train_batch_end(position.step - 1, logs)
-            if not math.isfinite(logs.get("loss", 0.0)):
-                self._diverged(good, f"loss became {logs['loss']}", position)
-            if model.stop_training:
-                break
-            if pressed or (checkpoints is not None and checkpoints.due()):
-                self._save(checkpoints, callbacks, position)
-                if pressed:
-                    raise _interrupted(checkpoints, position)
+        matrices = (batches for _, batches in self._dispatches(order, position.step))
+        with self.feed.reading(matrices, self.steps_per_dispatch) as run:
+            for start, batches in self._dispatches(order, position.step):
+                callbacks.on_train_batch_begin(start)
+                with _softmax_kept_alive(model):
+                    run(self.driver.train, batches)
+                logs = _logs(model)
+                position.step, position.logs = start + len(batches), logs
+                callbacks.on_train_batch_end(position.step - 1, logs)
+                if not math.isfinite(logs.get("loss", 0.0)):
+                    self._diverged(good, f"loss became {logs['loss']}", position)
+                if model.stop_training:
+                    break
+                if pressed or (checkpoints is not None and checkpoints.due()):
+                    self._save(checkpoints, callbacks, position)
+                    if pressed:
+                        raise _interrupted(checkpoints, position)
         # The last step may have spoilt the weights, after its loss was taken.
         if not _all_finite(model.trainable_variables):
             self._diverged(good, "weights became NaN or infinite", position)
@@ -444,6 +467,7 @@ class Evaluator:
         batch_size = min(batch_size, rows)
         whole = rows // batch_size
         order = np.arange(rows, dtype="int32")
+        self.steps = max(whole, 1)
         self.dispatches = [
             m
             for m in (
@@ -455,10 +479,9 @@ class Evaluator:
 
     def __call__(self):
         self.model.reset_metrics()
-        for batches in self.dispatches:
-            steps = max(1, self.feed.rows_a_piece // batches.shape[1])
-            for start in range(0, len(batches), steps):
-                self.feed.run(self.driver.test, batches[start : start + steps], steps)
+        with self.feed.reading(self.dispatches, self.steps) as run:
+            for batches in self.dispatches:
+                run(self.driver.test, batches)
         return _logs(self.model)
 
 
@@ -473,34 +496,67 @@ class Feed:
     def __init__(self, driver, data):
         self.driver = driver
         self.data = data
-        size = sum(_bytes(a) for a in _leaves(data))
+        size = sum(size_of(a) for a in _leaves(data))
         self.resident = None
-        self.rows_a_piece = len(_leaves(data)[0])
         if all(getattr(a, "resident", True) for a in _leaves(data)) and size <= RESIDENT_BYTES:
             self.resident = _map(lambda a: driver.put(host(a[:])), data)
         else:
-            self.rows_a_piece = max(1, RESIDENT_BYTES // 8 // (size // self.rows_a_piece + 1))
+            row = size // len(_leaves(data)[0]) + 1
+            self.rows_a_piece = max(1, RESIDENT_BYTES // PIECES // row)
 
-    def run(self, function, batches, steps):
-        """Call `function` on the rows of `batches`, an index matrix of at most `steps` rows."""
+    @contextlib.contextmanager
+    def reading(self, dispatches, steps):
+        """Give a function that lets the driver run on the rows of one dispatch after the other.
+
+        Args:
+            dispatches: Index matrices, of at most `steps` rows each.
+            steps: Integer, the steps a dispatch.
+        """
         if self.resident is not None:
-            function(self.resident, _padded(batches, steps), len(batches))
+            yield lambda function, batches: function(
+                self.resident, _padded(batches, steps), len(batches)
+            )
             return
-        # The pieces have one shape each way, so that a backend compiles once.
-        width = batches.shape[1]
-        steps = min(steps, max(1, self.rows_a_piece // width))
+        parts = (part for batches in dispatches for part in self._parts(batches, steps))
+        with contextlib.closing(ahead(self._read, parts)) as pieces:
+
+            def run(function, batches):
+                for part, _ in self._parts(batches, steps):
+                    data = _map(self.driver.put, next(pieces))
+                    local = np.arange(len(_leaves(data)[0]), dtype="int32")
+                    function(data, local.reshape(-1, part.shape[1]), len(part))
+
+            yield run
+
+    def _parts(self, batches, steps):
+        """Yield the pieces of an index matrix, each with the steps that it is read for."""
+        steps = min(steps, max(1, self.rows_a_piece // batches.shape[1]))
         for start in range(0, len(batches), steps):
-            part = batches[start : start + steps]
-            rows = _padded(part, steps).reshape(-1)
-            data = _map(lambda a, rows=rows: self.driver.put(host(a[rows])), self.data)
-            local = np.arange(rows.size, dtype="int32").reshape(-1, width)
-            function(data, local, len(part))
+            yield batches[start : start + steps], steps
+
+    def _read(self, part):
+        """Return the rows of a piece, as arrays on the host; a thread calls it."""
+        batches, steps = part
+        rows = batches.reshape(-1)
+        # Rows that follow each other are read as such.
+        if np.all(np.diff(rows) == 1):
+            rows = slice(int(rows[0]), int(rows[-1]) + 1)
+        # Pieces have one shape, or that of one step, so that a backend compiles once.
+        missing = 0 if len(batches) == 1 else (steps - len(batches)) * batches.shape[1]
+        return _map(lambda a: _lengthened(host(a[rows]), missing), self.data)
 
 
 def host(array):
     """Return the array in the precision that travels: floats in Keras's floatx."""
     array = np.asarray(array)
     return array.astype(keras.config.floatx()) if array.dtype.kind == "f" else array
+
+
+def _lengthened(array, rows):
+    """Append `rows` rows of zeros, which the driver will not look at."""
+    return (
+        np.concatenate([array, np.zeros((rows, *array.shape[1:]), array.dtype)]) if rows else array
+    )
 
 
 def _padded(batches, steps):
@@ -574,10 +630,6 @@ def _map(function, data):
     return tree.map_structure(lambda a: None if a is None else function(a), data)
 
 
-def _bytes(array):
-    return math.prod(array.shape) * np.dtype(array.dtype).itemsize
-
-
 def check_callbacks(callbacks):
     """Raise `ValueError` unless `callbacks` is None, or one or several callbacks of Keras."""
     known = (keras.callbacks.Callback, keras.callbacks.CallbackList)
@@ -587,6 +639,20 @@ def check_callbacks(callbacks):
             "Expected `callbacks` to be a list of Keras callbacks. "
             f"Received: callbacks={callbacks!r}"
         )
+
+
+def _checked_validation(model, data, scratch):
+    if data is None:
+        return None
+    if is_iterated(data):
+        data = read_once(data, "validation_data", scratch)
+    if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
+        raise ValueError(
+            "Expected `validation_data` to be (x, y) or (x, y, sample_weight). "
+            f"Received: {type(data).__name__}"
+        )
+    names = [f"validation_data[{i}]" for i in range(3)]
+    return _checked_data(model, (*data, None)[:3], names)
 
 
 def _checked_data(model, data, names):
@@ -680,13 +746,13 @@ def _check_labels(model, y, name):
             f"Expected `{name}` of shape {shape[:-1]}, a label an example. "
             f"Received: shape {tuple(y.shape)}"
         )
-    labels = np.asarray(y[:])
-    wrong = labels[(labels < 0) | (labels >= classes) | (labels != np.floor(labels))]
-    if wrong.size:
-        raise ValueError(
-            f"Expected `{name}` to hold labels from 0 to {classes - 1}, as the model has {classes} "
-            f"outputs. Received: {wrong.flat[0]}"
-        )
+    for labels in pieces(y):
+        wrong = labels[(labels < 0) | (labels >= classes) | (labels != np.floor(labels))]
+        if wrong.size:
+            raise ValueError(
+                f"Expected `{name}` to hold labels from 0 to {classes - 1}, as the model has "
+                f"{classes} outputs. Received: {wrong.flat[0]}"
+            )
 
 
 def _loss_name(model):

@@ -1,17 +1,28 @@
 """Examples read by row: arrays, memory maps, HDF5 datasets, and what iterates over batches."""
 
+import math
+import os
+
 import keras
 import numpy as np
-from keras import ops
+from keras import ops, tree
 
 from sda.safe_files import NUMBERS, check_dataset
+from sda.training.ahead import ahead
+from sda.training.mapped import MappedRows
+from sda.training.scratch import Scratch
+
+# What is read of a source at a time, at most.
+PIECE_ROWS = 4096
+PIECE_BYTES = 2**26
 
 
 class H5Rows:
     """Rows of an `h5py.Dataset`, read by index.
 
     HDF5 reads a list of rows slowly and in increasing order only. Where the dataset lies in the
-    file in one piece, uncompressed, its rows are read through a memory map instead.
+    file in one piece, uncompressed, its rows are read through a memory map instead; `mapped` says
+    so.
     """
 
     def __init__(self, dataset):
@@ -23,9 +34,14 @@ class H5Rows:
         if offset is not None and dataset.dtype.isnative and dataset.file.driver == "sec2":
             # What is still in HDF5's buffers is not in the file yet.
             dataset.file.flush()
-            self._map = np.memmap(
+            array = np.memmap(
                 dataset.file.filename, self.dtype, "r", offset=offset, shape=self.shape
             )
+            self._map = MappedRows(array)
+
+    @property
+    def mapped(self):
+        return self._map is not None
 
     def __len__(self):
         return self.shape[0]
@@ -45,29 +61,37 @@ class H5Rows:
             ) from error
 
 
-def as_rows(x, name="x"):
+def as_rows(x, name="x", scratch=None):
     """Return `x` as an array-like with `shape`, `dtype` and row indexing.
 
     Args:
         x: NumPy array or memory map, `h5py.Dataset`, tensor, nested list, or anything with `shape`,
             `dtype`, `__len__` and `__getitem__` for index arrays; these stay where they are. A
-            `tf.data.Dataset` or `keras.utils.PyDataset` is read once into memory; of `(x, y)`
+            `tf.data.Dataset` or `keras.utils.PyDataset` is read once, into `scratch`; of `(x, y)`
             batches, x is kept.
         name: What to call it in errors.
+        scratch: A `sda.training.scratch.Scratch`, or None for one that keeps all in memory.
 
     Raises:
         ValueError: If it is empty, endless, or holds no numbers, or if reading an `h5py.Dataset`
             would read other files or never end.
     """
+    if isinstance(x, (str, os.PathLike)):
+        raise ValueError(
+            f"Expected `{name}` to be rows. Received: {name}={str(x)!r}; for the rows of a file, "
+            "checked before they are read, use sda.datasets.read(path, name)"
+        )
     if is_h5(x):
         check_dataset(x, name)
         x = H5Rows(x)
     elif is_iterated(x):
-        x = read_once(x, name)[0]
+        x = read_once(x, name, scratch, first=True)
     elif keras.ops.is_tensor(x):
         x = keras.ops.convert_to_numpy(x)
     elif not all(hasattr(x, a) for a in ("shape", "dtype", "__len__", "__getitem__")):
         x = as_array(x, name)
+    if isinstance(x, np.memmap) and x.ndim and x.mode is not None:
+        x = MappedRows(x)
     if len(x.shape) == 0 or x.shape[0] == 0:
         raise ValueError(
             f"Expected `{name}` to hold at least one example. Received: shape {x.shape}"
@@ -97,20 +121,42 @@ def is_h5(x):
     return f"{type(x).__module__}.".startswith("h5py.")
 
 
-def pieces(rows, size=4096):
+def in_any_order(rows, scratch):
+    """Return `rows`, or a copy in `scratch` where the source is slow but from begin to end."""
+    if getattr(rows, "mapped", True) or size_of(rows) <= scratch.memory:
+        return rows
+    (copy,) = scratch.keep(([piece] for piece in pieces(rows)), rows.dataset.name)
+    return as_rows(copy)
+
+
+def pieces(rows):
     """Yield consecutive NumPy pieces of `rows`."""
-    for start in range(0, len(rows), size):
-        yield np.asarray(rows[start : start + size])
+    size = max(1, min(PIECE_ROWS, PIECE_BYTES // (size_of(rows) // len(rows) + 1)))
+
+    def read(start):
+        return np.asarray(rows[start : start + size])
+
+    starts = range(0, len(rows), size)
+    if isinstance(rows, (H5Rows, MappedRows)) and len(starts) > 1:
+        yield from ahead(read, starts)
+    else:
+        yield from map(read, starts)
 
 
-def check_finite(rows, name="x", missing=False):
+def size_of(rows):
+    """Return the bytes that all rows take."""
+    return math.prod(rows.shape) * np.dtype(rows.dtype).itemsize
+
+
+def check_finite(rows, name="x", start=0, missing=False):
     """Raise `ValueError` if there are NaN or infinite values, or some beyond Keras's floatx.
 
-    With `missing`, NaN is allowed: a value that is missing.
+    `start` is the number of the first row, for the message. With `missing`, NaN is allowed: a value
+    that is missing.
     """
     if np.dtype(rows.dtype).kind != "f":
         return
-    for i, piece in enumerate(pieces(rows)):
+    for piece in pieces(rows):
         with np.errstate(over="ignore"):
             finite = np.isfinite(piece.astype(keras.config.floatx(), copy=False))
         if missing:
@@ -119,8 +165,9 @@ def check_finite(rows, name="x", missing=False):
             first = tuple(int(j) for j in np.argwhere(~finite)[0])
             raise ValueError(
                 f"Expected `{name}` to hold finite values. Received: {piece[first]} in row "
-                f"{i * 4096 + first[0]}"
+                f"{start + first[0]}"
             )
+        start += len(piece)
 
 
 def scale_pixels(x):
@@ -141,8 +188,50 @@ def is_iterated(x):
     return isinstance(x, keras.utils.PyDataset) or hasattr(x, "as_numpy_iterator")
 
 
-def read_once(dataset, name):
-    """Return the arrays `[x]`, `[x, y]` or `[x, y, sample_weight]` that a dataset yields."""
+def read_once(dataset, name, scratch=None, first=False):
+    """Return what a dataset yields, read into `scratch` from its begin to its end.
+
+    Args:
+        dataset: A `tf.data.Dataset` or `keras.utils.PyDataset`.
+        name: What to call it in errors.
+        scratch: A `sda.training.scratch.Scratch`, or None for one that keeps all in memory.
+        first: Whether to keep x alone.
+
+    Returns:
+        The rows of x, or of all in the structure of a batch: a tuple `(x,)`, `(x, y)` or
+        `(x, y, sample_weight)`.
+
+    Raises:
+        ValueError: If the dataset is endless, or its batches are not alike.
+    """
+    structure = []
+
+    def leaves():
+        for batch in _batches(dataset, name):
+            parts = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+            parts = parts[0] if first else parts
+            arrays = [np.asarray(a) for a in tree.flatten(parts)]
+            if not structure:
+                if not arrays or arrays[0].ndim < 2:
+                    raise _no_batches(name, [a.shape for a in arrays[:1]])
+                structure.append(parts)
+            for array in arrays:
+                check_numbers(array.dtype, name)
+            yield arrays
+
+    columns = (scratch or Scratch()).keep(leaves(), name)
+    if not structure:
+        raise _no_batches(name, [])
+    return tree.pack_sequence_as(structure[0], columns)
+
+
+def _no_batches(name, shapes):
+    return ValueError(
+        f"Expected `{name}` to yield batches of shape (batch, features). Received: {shapes}"
+    )
+
+
+def _batches(dataset, name):
     is_py = isinstance(dataset, keras.utils.PyDataset)
     # tf.data says -1 where a dataset has no end.
     if dataset.num_batches is None if is_py else int(dataset.cardinality()) == -1:
@@ -150,30 +239,15 @@ def read_once(dataset, name):
             f"Expected `{name}` to end: give a dataset of known length, without `repeat()`. "
             f"Received: {dataset!r}"
         )
-    batches = _all(dataset, name) if is_py else dataset.as_numpy_iterator()
-    batches = [batch if isinstance(batch, (tuple, list)) else (batch,) for batch in batches]
-    if not batches or np.ndim(batches[0][0]) < 2:
-        raise ValueError(
-            f"Expected `{name}` to yield batches of shape (batch, features). "
-            f"Received: {[np.shape(b[0]) for b in batches[:1]]}"
-        )
-    try:
-        return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
-    except ValueError as error:
-        raise ValueError(
-            f"Expected `{name}` to yield batches of one shape but for their length. "
-            f"Received: {error}"
-        ) from error
-
-
-def _all(dataset, name):
-    batches = []
+    if not is_py:
+        yield from dataset.as_numpy_iterator()
+        return
     for i in range(dataset.num_batches):
         try:
-            batches.append(dataset[i])
+            batch = dataset[i]
         except (IndexError, StopIteration) as error:
             raise ValueError(
                 f"Expected `{name}` to yield {dataset.num_batches} batches, as it says. "
-                f"Received: {len(batches)}"
+                f"Received: {i}"
             ) from error
-    return batches
+        yield batch

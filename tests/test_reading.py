@@ -1,0 +1,275 @@
+"""What reads rows for a training: mapped files, a thread ahead, and scratch."""
+
+import itertools
+import pathlib
+import tempfile
+import threading
+import tracemalloc
+import weakref
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+from sda.training import rows, scratch
+from sda.training.ahead import ahead
+from sda.training.mapped import MappedRows
+from sda.training.scratch import Scratch
+
+
+def numbers(count, width=5, dtype="float32"):
+    return np.arange(count * width, dtype=dtype).reshape(count, width)
+
+
+@pytest.fixture
+def tmp(tmp_path, monkeypatch):
+    """A folder for temporary files that a test can look into."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def readers():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("sda-reader")]
+
+
+# Mapped files
+
+
+def mapped(array, path, mode="r"):
+    array.tofile(path)
+    return np.memmap(path, array.dtype, mode, shape=array.shape)
+
+
+@pytest.mark.parametrize("count", [10, 3000])  # of one thread, and of several
+def test_rows_of_a_mapped_file_are_those_of_the_array(tmp_path, count):
+    array = numbers(count)
+    source = MappedRows(mapped(array, tmp_path / "rows"))
+    order = np.random.default_rng(1).permutation(count).astype("int32")
+    for index in (slice(None), slice(2, 9), slice(1, None, 3), order, np.repeat(order, 2), -order):
+        found = source[index]
+        assert type(found) is np.ndarray
+        assert found.flags.owndata
+        np.testing.assert_array_equal(found, array[index])
+    with pytest.raises(IndexError):
+        source[np.array([0, count])]
+
+
+def test_what_was_written_to_a_private_map_is_kept(tmp_path):
+    array = mapped(numbers(3000), tmp_path / "rows", "c")
+    array[7] = -1.0
+    source = MappedRows(array)
+    for index in (slice(None), np.arange(3000)[::-1], slice(5, 9), np.array([7])):
+        assert (source[index] == -1.0).sum() == 5
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_what_was_read_of_a_mapped_file_takes_no_memory(tmp_path):
+    array = mapped(numbers(40_000, 400), tmp_path / "rows")  # 64 MB
+
+    def resident():
+        lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+        (line,) = [line for line in lines if line.startswith("RssFile")]
+        return int(line.split()[1]) * 1024
+
+    before = resident()
+    source = MappedRows(array)
+    for start in range(0, 40_000, 4000):
+        source[start : start + 4000]
+        source[np.arange(start, start + 4000)[::-1]]
+    assert resident() - before < 2**23
+    assert float(array[:, 0].sum()) > 0
+    assert resident() - before > 2**25  # it would show
+
+
+# A thread ahead
+
+
+def test_results_come_in_order_and_at_most_two_exist():
+    alive, most = weakref.WeakSet(), []
+
+    class Result:
+        pass
+
+    def make(number):
+        result = Result()
+        result.number = number
+        alive.add(result)
+        most.append(len(alive))
+        return result
+
+    results, seen = ahead(make, range(20)), []
+    while (result := next(results, None)) is not None:
+        seen.append(result.number)
+        del result
+    assert seen == list(range(20))
+    assert max(most) <= 2
+    assert not readers()
+
+
+def test_the_next_is_made_while_one_is_in_use():
+    made = [threading.Event() for _ in range(3)]
+
+    def make(number):
+        made[number].set()
+
+    results = ahead(make, range(3))
+    next(results)
+    assert made[1].wait(30)
+    assert not made[2].is_set()
+    results.close()
+    assert not made[2].is_set()
+    assert not readers()
+
+
+def test_errors_of_the_thread_come_in_their_place():
+    def make(number):
+        if number == 2:
+            raise OSError("the disk is gone")
+        return number
+
+    results = ahead(make, range(9))
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(results)
+    assert not readers()
+
+
+# Scratch
+
+
+def batches(array, size=100):
+    for start in range(0, len(array), size):
+        yield [array[start : start + size], array[start : start + size, 0]]
+
+
+def test_few_rows_are_kept_in_memory(tmp):
+    array = numbers(950)
+    with Scratch(memory=10**6) as kept:
+        x, y = kept.keep(batches(array), "x")
+        np.testing.assert_array_equal(x, array)
+        np.testing.assert_array_equal(y, array[:, 0])
+        assert not list(tmp.iterdir())
+
+
+def test_many_rows_are_kept_in_files_that_go_with_the_context(tmp):
+    array = numbers(950)
+    with pytest.raises(KeyboardInterrupt), Scratch(memory=5000) as kept:  # noqa: PT012
+        for _ in range(2):
+            x, y = kept.keep(batches(array), "x")
+            assert isinstance(x, np.memmap)
+            np.testing.assert_array_equal(x, array)
+            np.testing.assert_array_equal(y, array[:, 0])
+        assert len(list(tmp.rglob("*"))) == 1 + 4
+        raise KeyboardInterrupt
+    assert not list(tmp.iterdir())
+
+
+def test_memory_is_that_of_the_budget(tmp):
+    array = np.zeros((1000, 100))
+    with Scratch(memory=2**21) as kept:
+        tracemalloc.start()
+        try:
+            (x,) = kept.keep(([array] for _ in range(50)), "x")  # 40 MB
+            assert tracemalloc.get_traced_memory()[1] < 3 * 2**21
+        finally:
+            tracemalloc.stop()
+        assert x.shape == (50_000, 100)
+
+
+@pytest.mark.parametrize("memory", [None, 1000])
+def test_a_source_may_use_its_buffer_again(tmp, memory):
+    def one_buffer():
+        buffer = np.empty((50, 5))
+        for number in range(10):
+            buffer[:] = number
+            yield [buffer]
+
+    with Scratch(memory) as kept:
+        (x,) = kept.keep(one_buffer(), "x")
+        np.testing.assert_array_equal(x[:, 0], np.repeat(np.arange(10), 50))
+
+
+@pytest.mark.parametrize("memory", [None, 1000])
+@pytest.mark.parametrize("other", [[np.zeros((5, 4))], [np.zeros((5, 5)), np.zeros(5)]])
+def test_batches_that_differ_are_refused(tmp, memory, other):
+    with Scratch(memory) as kept, pytest.raises(ValueError, match="`x` to yield batches of one"):
+        kept.keep([[np.zeros((50, 5))], other], "x")
+
+
+def test_other_types_than_those_in_the_file_are_refused(tmp):
+    with Scratch(1000) as kept, pytest.raises(ValueError, match=r"rows of int32 \(5,\) and of fl"):
+        kept.keep([[np.zeros((100, 5), "int32")], [np.zeros((9, 5), "float32")]], "x")
+
+
+def test_what_never_ends_is_stopped_before_the_disk_is_full(tmp, monkeypatch):
+    class Disk:
+        def __init__(self, path):
+            used = sum(f.stat().st_size for f in tmp.rglob("*") if f.is_file())
+            self.free = 100_000 - used
+
+    monkeypatch.setattr(scratch.shutil, "disk_usage", Disk)
+    endless = ([np.zeros((10, 5))] for _ in itertools.count())
+    message = rf"`x` to end, and to fit 90% of the free disk space in {tmp}.*TMPDIR.*examples"
+    with Scratch(1000) as kept:
+        with pytest.raises(ValueError, match=message):
+            kept.keep(endless, "x")
+        assert 80_000 < 100_000 - Disk(tmp).free <= 90_000
+    assert not list(tmp.iterdir())
+
+
+# Sources
+
+
+def test_a_path_is_refused_and_told_how_to_be_read():
+    for path in ("rows.h5", pathlib.Path("rows.h5")):
+        with pytest.raises(ValueError, match=r"`x` to be rows.*'rows.h5'.*sda\.datasets\.read"):
+            rows.as_rows(path)
+
+
+def test_chunks_are_unpacked_for_any_order_where_there_are_many(tmp):
+    array = numbers(300)
+    with h5py.File(tmp / "rows.h5", "w") as file, Scratch(1000) as kept:
+        packed = file.create_dataset("packed", data=array, chunks=(7, 5), compression="gzip")
+        plain = file.create_dataset("plain", data=array)
+        for dataset, same in ((packed, False), (plain, True)):
+            source = rows.as_rows(dataset)
+            found = rows.in_any_order(source, kept)
+            assert (found is source) == same
+            np.testing.assert_array_equal(found[np.arange(300)[::-1]], array[::-1])
+        small = rows.as_rows(file.create_dataset("small", data=array[:9], chunks=(3, 5)))
+        assert rows.in_any_order(small, kept) is small
+
+
+def test_pieces_are_bounded_in_rows_and_in_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "PIECE_ROWS", 8)
+    monkeypatch.setattr(rows, "PIECE_BYTES", 100)
+    for width, longest in ((1, 8), (5, 4), (500, 1)):
+        array = numbers(30, width)
+        for source in (array, MappedRows(mapped(array, tmp_path / str(width)))):
+            found = list(rows.pieces(source))
+            np.testing.assert_array_equal(np.concatenate(found), array)
+            assert len(found[0]) == longest
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, yielded):
+        super().__init__()
+        self.yielded = yielded
+
+    @property
+    def num_batches(self):
+        return len(self.yielded)
+
+    def __getitem__(self, i):
+        return self.yielded[i]
+
+
+def test_batches_may_be_nested():
+    a, b, y = numbers(9), numbers(9, 2), np.arange(9)
+    dataset = Batches([({"a": a[:5], "b": b[:5]}, y[:5]), ({"a": a[5:], "b": b[5:]}, y[5:])])
+    x, labels = rows.read_once(dataset, "x")
+    np.testing.assert_array_equal(x["a"], a)
+    np.testing.assert_array_equal(x["b"], b)
+    np.testing.assert_array_equal(labels, y)
+    np.testing.assert_array_equal(rows.as_rows(Batches([(a, y)])), a)
