@@ -12,6 +12,7 @@ from sda.corruption import (
     SwapNoise,
 )
 from sda.loading import load, load_weights
+from sda.prefixes import PrefixStore
 from sda.pretraining import GreedyPretrainer
 from sda.stack import StackedDenoisingAutoencoder
 from sda.training.fit import TrainingDiverged, fit
@@ -25,6 +26,7 @@ __all__ = [
     "GaussianNoise",
     "GreedyPretrainer",
     "MaskingNoise",
+    "PrefixStore",
     "SaltAndPepperNoise",
     "SelectiveNoise",
     "StackedDenoisingAutoencoder",

@@ -34,6 +34,7 @@ MAY_KNOW = {
     "stack": {"autoencoder", "corruption", "finetuning", "training.rows"},
     "codes": {"training.rows"},
     "checkpoint": {"training.rows"},
+    "prefixes": {"checkpoint"},
     "datasets.amat": set(),
     "datasets.natural_images": set(),
     "datasets.shapes": set(),
