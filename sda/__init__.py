@@ -1,6 +1,6 @@
 """Stacked denoising autoencoders for Keras 3: pretrain layer by layer, then fine-tune."""
 
-from sda import callbacks, datasets, losses, plotting, semisupervised
+from sda import callbacks, datasets, losses, plotting, semisupervised, sweep
 from sda.autoencoder import DenoisingAutoencoder, dA
 from sda.corruption import (
     ComposedNoise,
@@ -42,4 +42,5 @@ __all__ = [
     "losses",
     "plotting",
     "semisupervised",
+    "sweep",
 ]

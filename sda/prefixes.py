@@ -31,8 +31,9 @@ class PrefixStore:
     machine.
 
     Several processes, also on several machines, may use one folder at a time: of two that need the
-    same layer one trains it, and the other waits for it. A process that is killed leaves its lock
-    and, since layers are written under another name first, no half of one.
+    same layer one trains it, and the other waits for it. (Where the file system knows no locks,
+    both train it, with the same result.) A process that is killed leaves neither a lock nor half a
+    layer.
 
     The store sees configurations, not code. Empty it when you have changed an own loss, corruption
     or callback without changing its name or settings.
@@ -76,7 +77,7 @@ class PrefixStore:
         self.path.mkdir(parents=True, exist_ok=True)
         saved = self._read(path)
         if saved is None:
-            with self._alone(path):
+            with alone(path.with_suffix(".lock")):
                 saved = self._read(path)
                 if saved is None:
                     return self._train(path, settings, variables, train)
@@ -119,20 +120,6 @@ class PrefixStore:
             return None
         return context
 
-    @contextlib.contextmanager
-    def _alone(self, path):
-        """Hold a layer for this process, while no other does; the system lets go when it ends."""
-        lock = path.with_suffix(".lock")
-        with open(lock, "ab") as file:
-            # Without locks in the file system both train, and one's layer replaces its equal.
-            with contextlib.suppress(OSError):
-                while not checkpoint.take(file):
-                    time.sleep(PATIENCE)
-            yield
-            # Whoever waits for this file, or makes a new one, looks for the layer first.
-            with contextlib.suppress(OSError):
-                lock.unlink()
-
     def _entries(self):
         """Return (time of last use, size, path) of each layer, the least recently used first."""
         entries = []
@@ -150,6 +137,20 @@ class PrefixStore:
                 return
             path.unlink(missing_ok=True)
             excess -= size
+
+
+@contextlib.contextmanager
+def alone(lock):
+    """Hold the file `lock` for this process, while no other does; the end of a process lets go."""
+    with open(lock, "ab") as file:
+        # Without locks in the file system nobody waits.
+        with contextlib.suppress(OSError):
+            while not checkpoint.take(file):
+                time.sleep(PATIENCE)
+        yield
+        # Whoever waits for this file, or makes a new one, looks first for what was made meanwhile.
+        with contextlib.suppress(OSError):
+            os.unlink(lock)
 
 
 def address(settings):

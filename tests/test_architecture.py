@@ -47,9 +47,12 @@ MAY_KNOW = {
 }
 # What only the names listed may know: the higher floors of the house.
 KNOWN_BY = {
-    "pretraining": {"", "estimators", "sweep", "cli"},
-    "estimators": {"", "sweep", "cli"},
+    "pretraining": {"", "estimators", "sweep.trial", "cli"},
+    "estimators": {"", "sweep.trial", "cli"},
     "sweep": {"", "cli"},
+    "sweep.search": {"sweep"},
+    "sweep.report": {"sweep.search"},
+    "sweep.trial": {"sweep.search", "sweep.space"},
     "cli": {"__main__"},
 }
 
