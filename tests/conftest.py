@@ -16,6 +16,7 @@ if keras.backend.backend() != "tensorflow":
         "test_readme.py",
         "test_selection.py",
         "test_semisupervised.py",
+        "test_sweep_workers.py",
     ]
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import secrets
 import statistics
 
 import numpy as np
@@ -124,9 +125,14 @@ def _text(value):
 
 
 def _write(path, text):
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = _beside(path)
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def _beside(path):
+    """Return another name beside `path`, which no other worker writes to."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 # Figures
@@ -192,12 +198,12 @@ def _draw_curves(sweep, study, done):
     }
     if curves:
         image = plotting.learning_curves(curves, labels={"error": OBJECTIVES["error"]})
-        temporary = sweep.path / f"curves.png.{os.getpid()}.tmp"
+        temporary = _beside(sweep.path / "curves.png")
         plotting.save_png(image, temporary)
         os.replace(temporary, sweep.path / "curves.png")
 
 
 def _save(figure, path):
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = _beside(path)
     figure.savefig(temporary, dpi=110, format="png")
     os.replace(temporary, path)

@@ -7,6 +7,7 @@ import math
 import os
 import pathlib
 import random
+import secrets
 import shutil
 import time
 
@@ -19,12 +20,19 @@ from sda.prefixes import PrefixStore, alone
 from sda.seeding import check_seed
 from sda.sweep import report, space, trial, workers
 from sda.sweep.space import Range
-from sda.sweep.studies import is_lost, load_optuna, make, open_storage, point, quiet, state
+from sda.sweep.studies import (
+    ATTEMPTS,
+    is_lost,
+    load_optuna,
+    make,
+    open_storage,
+    point,
+    quiet,
+    state,
+)
 from sda.training.fit import TrainingDiverged
 from sda.training.rows import as_rows, check_finite
 
-# A point at which so many workers died is left alone.
-ATTEMPTS = 10
 # A worker that gives no sign for so many beats is taken for dead.
 GRACE = 4
 
@@ -316,7 +324,7 @@ class Sweep:
         folder.mkdir(exist_ok=True)
         for model, kind in ((stack, ""), (classifier, "_classifier")):
             if model is not None:
-                temporary = folder / f"{asked.number}.{os.getpid()}.tmp.keras"
+                temporary = folder / f"{asked.number}.{secrets.token_hex(4)}.tmp.keras"
                 model.save(temporary)
                 os.replace(temporary, folder / f"{asked.number}{kind}.keras")
 

@@ -4,6 +4,9 @@ import contextlib
 
 from sda.seeding import spawn
 
+# A point of a sweep at which so many workers died is left alone.
+ATTEMPTS = 10
+
 
 def load_optuna():
     try:
