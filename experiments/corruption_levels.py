@@ -10,11 +10,11 @@ import keras
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
-from sklearn.linear_model import LogisticRegression
 
 import sda
 from experiments import parts, recipes
 from experiments.filters import neighbour_correlation
+from sda import diagnostics
 
 NAME = "corruption_levels"
 LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75)
@@ -44,8 +44,7 @@ def repair_errors(stack, x, levels, seed=2):
 
 def probe_error(train, y_train, test, y_test):
     """Return the test error in percent of logistic regression on codes (or pixels)."""
-    model = LogisticRegression(C=0.1, max_iter=500).fit(train, y_train)
-    return round(100 * (1 - model.score(test, y_test)), 3)
+    return round(100 * (1 - diagnostics.probe_accuracy(train, y_train, test, y_test)), 3)
 
 
 # Figures.

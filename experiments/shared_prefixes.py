@@ -17,7 +17,7 @@ VARY = {"units_3": [250, 500, 1000], "corruption_3": [0.1, 0.2, 0.3, 0.4]}
 FIXED = {
     "units": [500, 500, 500],
     "corruption": [0.1, 0.2, 0.3],
-    "epochs": 5,
+    "epochs": 10,
     "learning_rate": 0.3,
     "batch_size": 100,
 }

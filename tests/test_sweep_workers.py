@@ -16,10 +16,10 @@ import optuna
 
 import sda
 from sda.seeding import spawn
-from sda.sweep import Range, Sweep, report, studies, trial, workers
+from sda.sweep import Range, Sweep, report, search, studies, trial, workers
 
 X = np.zeros((4, 3), "float32")
-LEVELS = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+LEVELS = [0.0, 0.1, 0.2, 0.3]
 
 
 class StandIn:
@@ -125,11 +125,11 @@ def test_random_draws_are_planned_and_may_be_continued(tmp_path, judge):
     assert [row["corruption"] for row in again] == [row["corruption"] for row in five]
     other = made(tmp_path / "c", vary=vary, sampler="random", trials=5, seed=1)
     assert not {v["corruption"] for v in other._plan} & {row["corruption"] for row in five}
-    rates = [v["learning_rate"] for v in made("d", vary=vary, sampler="random", trials=400)._plan]
+    rates = [v["learning_rate"] for v in made("d", vary=vary, sampler="random", trials=200)._plan]
     assert min(rates) >= 1e-4
     assert max(rates) <= 1
-    # Uniform in the logarithm: half of them are below 0.01, ± 4 deviations of 10.
-    assert abs(sum(rate < 0.01 for rate in rates) - 200) < 40
+    # Uniform in the logarithm: half of them are below 0.01, ± 4 deviations of 7.
+    assert abs(sum(rate < 0.01 for rate in rates) - 100) < 28
 
 
 def test_tpe_is_optunas(tmp_path, judge):
@@ -152,7 +152,7 @@ def test_a_pruner_stops_what_does_worse(tmp_path, judge):
     judge(objective)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=2)
     rows = run(made(tmp_path, pruner=pruner))
-    assert [row["state"] for row in rows] == ["complete"] * 2 + ["pruned"] * 4
+    assert [row["state"] for row in rows] == ["complete"] * 2 + ["pruned"] * 2
     assert run(made(tmp_path, pruner=pruner)) == rows
 
 
@@ -164,7 +164,7 @@ def test_a_run_that_diverges_is_a_result(tmp_path, judge):
 
     judge(objective)
     rows = run(made(tmp_path))
-    assert [row["state"] for row in rows] == ["complete", "fail", "fail", *["complete"] * 3]
+    assert [row["state"] for row in rows] == ["complete", "fail", "fail", "complete"]
     assert (rows[1]["note"], rows[2]["note"]) == ("Training diverged", "the objective became nan")
     judge(None)
     assert run(made(tmp_path)) == rows
@@ -182,29 +182,30 @@ def test_a_run_that_was_stopped_is_done_again(tmp_path, judge, error):
         run(made(tmp_path))
     judge(lambda settings, tell: 2.0)
     rows = run(made(tmp_path))
-    assert [row["denoising"] for row in rows] == [1.0, 1.0, 2.0, 2.0, 2.0, 2.0]
+    assert [row["denoising"] for row in rows] == [1.0, 1.0, 2.0, 2.0]
 
 
-def test_what_kills_its_worker_each_time_is_left_alone(tmp_path, judge):
+def test_what_kills_its_worker_each_time_is_left_alone(tmp_path, judge, monkeypatch):
     def objective(settings, tell):
         if settings.corruption[0] == 0.2:
             raise MemoryError("too much")
         return 1.0
 
     judge(objective)
-    for _ in range(studies.ATTEMPTS):
+    monkeypatch.setattr(search, "ATTEMPTS", 2)
+    for _ in range(2):
         with pytest.raises(MemoryError):
             run(made(tmp_path))
     rows = run(made(tmp_path))
-    assert [row["state"] for row in rows] == ["complete"] * 2 + ["lost"] + ["complete"] * 3
+    assert [row["state"] for row in rows] == ["complete"] * 2 + ["lost", "complete"]
     assert rows[2]["note"] == "MemoryError: too much"
 
 
 def test_the_best_stack_is_kept_and_no_other(tmp_path, judge):
-    judge(lambda settings, tell: abs(settings.corruption[0] - 0.3))
-    for limit in range(1, 7):
+    judge(lambda settings, tell: abs(settings.corruption[0] - 0.2))
+    for limit in range(1, 5):
         run(made(tmp_path), limit=1)
-        best = min(LEVELS[:limit], key=lambda level: abs(level - 0.3))
+        best = min(LEVELS[:limit], key=lambda level: abs(level - 0.2))
         assert (tmp_path / "best.keras").read_text() == str(best)
     assert len(list((tmp_path / "stacks").iterdir())) == 1
 
@@ -246,7 +247,7 @@ def test_workers_share_the_points_and_do_each_once(tmp_path, judge, storage):
         return 1.0
 
     judge(objective)
-    levels = [k / 20 for k in range(16)]
+    levels = [k / 20 for k in range(12)]
     in_threads(4, lambda k: run(made(tmp_path, storage=storage, vary={"corruption": levels})))
     assert sorted(done) == levels
     rows = run(made(tmp_path, storage=storage, vary={"corruption": levels}))
@@ -263,9 +264,9 @@ def test_workers_that_draw_stop_at_the_number_of_trials(tmp_path, judge, storage
         return settings.corruption[0]
 
     judge(objective)
-    settings = {"vary": {"corruption": Range(0.0, 1.0)}, "sampler": "tpe", "trials": 12}
+    settings = {"vary": {"corruption": Range(0.0, 1.0)}, "sampler": "tpe", "trials": 9}
     in_threads(3, lambda k: run(made(tmp_path, storage=storage, **settings)))
-    assert len(done) == 12
+    assert len(done) == 9
     rows = run(made(tmp_path, storage=storage, **settings))
     assert sorted(row["corruption"] for row in rows) == sorted(done)
 
@@ -388,5 +389,5 @@ def test_who_was_taken_for_dead_and_comes_back_does_not_count(tmp_path, judge):
     judge(objective)
     rows = run(sweep)
     assert again
-    assert [row["denoising"] for row in rows] == [1.0] * 6
+    assert [row["denoising"] for row in rows] == [1.0] * 4
     assert (tmp_path / "best.keras").exists()

@@ -10,7 +10,7 @@ import numpy as np
 
 from sda import plotting
 from sda.sweep.space import Range, decoded
-from sda.sweep.studies import is_lost, point
+from sda.sweep.studies import counted, facts_of, is_lost, point
 
 # Curves in one figure: as many as there are colours.
 SHOWN = 7
@@ -24,11 +24,9 @@ OBJECTIVES = {
 def rows_of(sweep, study):
     """Return the table of a sweep: a list with one dictionary a point."""
     points = {}
-    for found in study.get_trials():
-        if "withdrawn" in found.user_attrs:
-            continue
+    for found in counted(study):
         # What has a result before what has none; of several, the first.
-        rank = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING").index(found.state.name)
+        rank = ("COMPLETE", "PRUNED", "FAIL", "RUNNING").index(found.state.name)
         if is_lost(found):
             rank = 9
         number = point(found)
@@ -36,7 +34,7 @@ def rows_of(sweep, study):
             points[number] = (rank, found)
     rows = []
     for number, (_, found) in sorted(points.items()):
-        facts = found.user_attrs
+        facts = facts_of(found)
         values = decoded(found.params)
         rows.append(
             {

@@ -22,6 +22,9 @@ from sda.sweep import report, space, trial, workers
 from sda.sweep.space import Range
 from sda.sweep.studies import (
     ATTEMPTS,
+    claim,
+    counted,
+    facts_of,
     is_lost,
     load_optuna,
     make,
@@ -148,7 +151,8 @@ class Sweep:
         """Do runs until there are none left, with whoever else is doing them.
 
         Args:
-            x: Rows to train on, of shape `(n, features)`.
+            x: Rows to train on, of shape `(n, features)`. Values of dtype uint8 are pixels and
+                scaled to [0, 1].
             y: Their labels, integers from 0; None under the objective "denoising".
             validation_data: `(x, y)`, or x alone where there are no labels: the rows held out, by
                 which runs are compared.
@@ -219,44 +223,40 @@ class Sweep:
         """
         while True:
             watch.bury(study)
-            trials = [t for t in study.get_trials() if "withdrawn" not in t.user_attrs]
+            trials = counted(study)
+            lost = [t for t in trials if is_lost(t)]
             live = {point(t) for t in trials if not is_lost(t)}
-            lost = [point(t) for t in trials if is_lost(t) and "interrupted" not in t.user_attrs]
-            live |= {p for p in lost if lost.count(p) >= ATTEMPTS}
+            deaths = [point(t) for t in lost if "interrupted" not in facts_of(t)]
+            live |= {p for p in deaths if deaths.count(p) >= ATTEMPTS}
             if self._plan is not None:
-                plan = enumerate(self._plan)
-                missing = {p: space.encoded_all(values) for p, values in plan if p not in live}
+                points = enumerate(map(space.encoded_all, self._plan))
             else:
-                missing = {point(t): t.params for t in trials if point(t) not in live}
-            waiting = any(t.state.name == "WAITING" for t in trials)
+                # One whose worker died before it had drawn all values is drawn anew.
+                points = ((point(t), t.params) for t in lost if set(t.params) == set(self.vary))
+            missing = {p: params for p, params in points if p not in live}
             if missing:
                 # In order; where others choose at the same time, not all the same.
                 others = sum(t.state.name == "RUNNING" for t in trials)
                 p = random.choice(list(missing)[: others + 1])
-                study.enqueue_trial(missing[p], user_attrs={"point": p})
-            elif not waiting and (self._plan is not None or len(live) >= self.trials):
+                asked = claim(study, p, missing[p], space.distributions(self.vary), workers.me())
+            elif self._plan is None and len(live) < self.trials:
+                asked = study.ask(space.distributions(self.vary))
+            else:
                 return None
-            asked = study.ask(space.distributions(self.vary))
             if self._is_needed(study, asked):
                 return asked
             asked.set_user_attr("withdrawn", True)
             study.tell(asked, state=state("FAIL"), skip_if_finished=True)
 
     def _is_needed(self, study, asked):
-        """Return whether nobody was quicker; of two that are at one point, the earlier has it."""
-        if self._plan is not None and "point" not in asked.user_attrs:
-            return False
-        others = [
-            t
-            for t in study.get_trials()
-            if t.number != asked.number and "withdrawn" not in t.user_attrs and not is_lost(t)
-        ]
+        """Return whether nobody was quicker: a trial with a lower number was there before."""
+        others = [t for t in counted(study) if t.number != asked.number and not is_lost(t)]
         mine = asked.user_attrs.get("point", asked.number)
         for other in others:
             if point(other) == mine and (other.state.is_finished() or other.number < asked.number):
                 return False
         if self._plan is None:
-            if len({point(t) for t in others if t.number < asked.number}) >= self.trials:
+            if len({point(t) for t in others if t.number < asked.number} - {mine}) >= self.trials:
                 return False
             if any(t.params == asked.params for t in others):
                 # Another worker began with the same seed.
@@ -308,8 +308,7 @@ class Sweep:
             facts["backend"] = keras.backend.backend()
             facts["versions"] = checkpoint.versions()
             with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-                for name, fact in facts.items():
-                    asked.set_user_attr(name, fact)
+                asked.set_user_attr("facts", facts)
                 study.tell(asked, **outcome, skip_if_finished=True)
         self._settle(study)
         if verbose:
@@ -407,6 +406,8 @@ class Sweep:
                 raise ValueError(f"Expected `{name}` to hold rows. Received: None")
             rows = np.asarray(as_rows(rows, name)[:])
             check_finite(rows, name)
+            if rows.dtype == "uint8":  # pixels
+                rows = (rows / 255).astype("float32")
             if labels is not None:
                 labels = np.asarray(labels)
                 if labels.shape != (len(rows),) or labels.dtype.kind not in "iu":

@@ -1,6 +1,7 @@
 """What the sweep asks of Optuna: samplers, pruners, storages, and the state of trials."""
 
 import contextlib
+import secrets
 
 from sda.seeding import spawn
 
@@ -79,11 +80,46 @@ def open_storage(storage, path):
     return optuna.storages.RDBStorage(storage, engine_kwargs=patience)
 
 
+def claim(study, point, params, distributions, worker):
+    """Return a new trial of given values at a point of the sweep, which `worker` is at.
+
+    All of it is one step, so that no other can come between. (Optuna's queue of waiting trials
+    gives one to two workers now and then: SQLite locks no rows.)
+    """
+    optuna = load_optuna()
+    token = secrets.token_hex(8)
+    attributes = {"point": point, "worker": worker, "token": token}
+    study.add_trial(
+        optuna.trial.create_trial(
+            state=state("RUNNING"),
+            params=params,
+            distributions=distributions,
+            user_attrs=attributes,
+        )
+    )
+    (found,) = [
+        t
+        for t in study.get_trials(deepcopy=False, states=(state("RUNNING"),))
+        if t.user_attrs.get("token") == token
+    ]
+    return optuna.trial.Trial(study, found._trial_id)
+
+
+def counted(study):
+    """Return the trials of a study but for those that were no sooner begun than given up."""
+    return [t for t in study.get_trials() if "withdrawn" not in t.user_attrs]
+
+
 def point(found):
     """Return which point of the sweep a trial is at."""
     return found.user_attrs.get("point", found.number)
 
 
+def facts_of(found):
+    """Return what a worker wrote about a trial at its end."""
+    return found.user_attrs.get("facts", {})
+
+
 def is_lost(found):
     """Return whether a trial ended without a result: its worker died or was stopped."""
-    return found.state.name == "FAIL" and "error" not in found.user_attrs
+    return found.state.name == "FAIL" and "error" not in facts_of(found)

@@ -167,7 +167,7 @@ def pretrained(settings, x, prefixes=None, verbose=0):
 
 def make_optimizer(name, rate):
     """Return the Keras optimizer of a name, with a learning rate."""
-    config = {"class_name": name, "config": {"learning_rate": rate}}
+    config = {"class_name": name, "config": {"learning_rate": float(rate)}}
     return look_up(keras.optimizers.get, config, "optimizer", "the name of a Keras optimizer")
 
 
