@@ -7,6 +7,7 @@ from sda import (
     penalties,
     plotting,
     semisupervised,
+    sweep,
     tables,
     tutorial_params,
 )
@@ -22,6 +23,7 @@ from sda.corruption import (
 )
 from sda.exporting import export
 from sda.loading import load, load_weights
+from sda.prefixes import PrefixStore
 from sda.pretraining import GreedyPretrainer
 from sda.stack import StackedDenoisingAutoencoder
 from sda.training.fit import TrainingDiverged, fit
@@ -35,6 +37,7 @@ __all__ = [
     "GaussianNoise",
     "GreedyPretrainer",
     "MaskingNoise",
+    "PrefixStore",
     "SaltAndPepperNoise",
     "SelectiveNoise",
     "StackedDenoisingAutoencoder",
@@ -52,6 +55,7 @@ __all__ = [
     "penalties",
     "plotting",
     "semisupervised",
+    "sweep",
     "tables",
     "tutorial_params",
 ]

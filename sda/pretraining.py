@@ -14,6 +14,7 @@ from sda import codes as code_places
 from sda.autoencoder import UNIT_INTERVAL, DenoisingAutoencoder
 from sda.checks import check_count, check_flag, look_up
 from sda.forks import check_process
+from sda.prefixes import PrefixStore, ground, layer_settings, training_settings
 from sda.seeding import check_seed, fresh_seed, spawn
 from sda.stack import StackedDenoisingAutoencoder, on_arrays, per_layer
 from sda.training.chain import denoising_chain
@@ -57,6 +58,9 @@ class GreedyPretrainer:
             after the end it returns at once. Ctrl-C stops after the dispatch and saves first.
         checkpoint_every: Seconds after which there is a checkpoint within an epoch; there is one
             at the end of each epoch anyway.
+        prefixes: A `sda.PrefixStore` of layers that several runs share, or None. Layers that are in
+            it are not trained again, with the same result; their callbacks are not called. It needs
+            a `seed`.
 
     Raises:
         ValueError: If a setting is out of its range, or a list has not one value a layer.
@@ -83,6 +87,7 @@ class GreedyPretrainer:
         seed=None,
         checkpoint_dir=None,
         checkpoint_every=600,
+        prefixes=None,
     ):
         if not isinstance(stack, StackedDenoisingAutoencoder):
             raise ValueError(
@@ -116,6 +121,17 @@ class GreedyPretrainer:
         checkpoint.check_checkpoints(checkpoint_dir, checkpoint_every)
         self.checkpoint_dir = checkpoint_dir
         self.checkpoint_every = checkpoint_every
+        if prefixes is not None and not isinstance(prefixes, PrefixStore):
+            raise ValueError(
+                "Expected `prefixes` to be an sda.PrefixStore or None. "
+                f"Received: prefixes={prefixes!r}"
+            )
+        if prefixes is not None and seed is None:
+            raise ValueError(
+                "Expected `seed` to be an integer under `prefixes`: layers that saw the examples "
+                "in random orders are never the same. Received: seed=None"
+            )
+        self.prefixes = prefixes
 
     def fit(self, x, validation_data=None, shuffle=True, verbose="auto"):
         """Pretrain all layers.
@@ -163,6 +179,7 @@ class GreedyPretrainer:
             ]
             for made in callbacks:
                 check_callbacks(made)
+            trainings = self._trainings(shuffle, callbacks)
             if shuffle:
                 rows = in_any_order(rows, scratch)
             checkpoints = None
@@ -174,52 +191,94 @@ class GreedyPretrainer:
             if not stack.built:
                 stack.build((None, *rows.shape[1:]))
             folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="sda-codes-"))
-            return self._fit(rows, validation, shuffle, verbose, callbacks, checkpoints, folder)
+            return self._fit(
+                rows, validation, shuffle, verbose, callbacks, checkpoints, folder, trainings
+            )
 
-    def _fit(self, rows, validation, shuffle, verbose, callbacks, checkpoints, folder):
+    def _fit(self, rows, validation, shuffle, verbose, callbacks, checkpoints, folder, trainings):
         """Train the layers, or those that are left; return their Histories."""
         stack = self.stack
         seed = fresh_seed() if self.seed is None else self.seed
         done, histories = 0, []
+        keys = self._keys(rows, validation, trainings)
         if checkpoints is not None:
             context = checkpoints.context
             if context:
+                # Those of a stack that was not trained yet.
+                keys = context.get("keys") and keys and context["keys"]
                 # The weights of layers to come too: they may have been drawn without a seed.
                 checkpoint.assign(stack.variables, context["stack"], "stack")
                 seed, done = context["seed"], context["layer"]
                 histories = [_history(saved) for saved in context["histories"]]
             else:
-                context.update(seed=seed, layer=0, histories=[])
+                context.update(seed=seed, layer=0, histories=[], keys=keys)
                 context["stack"] = checkpoint.values(stack.variables)
         depth = len(stack.autoencoders)
         if done == depth:
             return histories
         clock = _Clock(self.epochs, [a.encoder.count_params() for a in stack.autoencoders])
-        if stack.input_layers:
-            rows, validation = self._lift(stack.prepare, rows, validation, folder, "input")
+        steps = [stack.prepare] if stack.input_layers else []
+
+        def train(k):
+            nonlocal rows, validation
+            # Codes are computed when a layer is trained on them, not before.
+            while steps:
+                rows, validation = self._lift(
+                    steps.pop(0), rows, validation, folder, f"below_{k}_{len(steps)}"
+                )
+            return self._fit_layer(
+                k, rows, validation, shuffle, verbose, spawn(seed, k), callbacks[k], clock,
+                checkpoints,
+            )  # fmt: skip
+
         for k, autoencoder in enumerate(stack.autoencoders):
             if k < done:
                 clock.layer_ends(k)
             else:
-                histories.append(
-                    self._fit_layer(
-                        k, rows, validation, shuffle, verbose, spawn(seed, k), callbacks[k], clock,
-                        checkpoints,
-                    )
-                )  # fmt: skip
+                histories.append(self._from_store(k, keys[k], train, clock) if keys else train(k))
                 if checkpoints is not None:
                     self._layer_ends(checkpoints, k, histories)
-            if k + 1 < depth:
-                rows, validation = self._lift(
-                    autoencoder.encode, rows, validation, folder, f"layer_{k + 1}"
-                )
+            steps.append(autoencoder.encode)
         return histories
+
+    def _trainings(self, shuffle, callbacks):
+        """Return how each layer is trained, as the store knows it, or None without a store."""
+        if self.prefixes is None:
+            return None
+        return [
+            training_settings(
+                self.optimizer[k],
+                self.loss[k],
+                made,
+                epochs=self.epochs[k],
+                batch_size=self.batch_size[k],
+                shuffle=bool(shuffle),
+                seed=spawn(self.seed, k),
+            )
+            for k, made in enumerate(callbacks)
+        ]
+
+    def _keys(self, rows, validation, trainings):
+        """Return what the store knows each layer by, or None without a store."""
+        if trainings is None:
+            return None
+        keys = [ground(self.stack, rows, validation)]
+        for autoencoder, training in zip(self.stack.autoencoders, trainings, strict=True):
+            keys.append(layer_settings(keys[-1], autoencoder, training))
+        return keys[1:]
+
+    def _from_store(self, k, key, train, clock):
+        """Return the History of layer `k`, from the store or by training."""
+        autoencoder = self.stack.autoencoders[k]
+        saved = self.prefixes.layer(key, autoencoder.variables, lambda: _plain_history(train(k)))
+        clock.layer_ends(k)
+        return _history(saved)
 
     def _layer_ends(self, checkpoints, k, histories):
         """Keep all weights of the stack, and what belongs to no layer, for layer `k` + 1."""
         checkpoints.context.update(
             layer=k + 1,
-            histories=[{n: getattr(h, n) for n in HISTORY} for h in histories],
+            histories=[_plain_history(history) for history in histories],
             stack=checkpoint.values(self.stack.variables),
         )
         checkpoints.progress = None
@@ -505,6 +564,10 @@ class _Progress(keras.callbacks.ProgbarLogger):
 
     def on_train_end(self, logs=None):
         self.clock.layer_ends(self.k)
+
+
+def _plain_history(history):
+    return {name: getattr(history, name) for name in HISTORY}
 
 
 def _history(saved):

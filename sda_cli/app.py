@@ -17,6 +17,7 @@ COMMANDS = (
     "filters",
     "report",
     "info",
+    "sweep",
 )
 INTERRUPTED = 130
 

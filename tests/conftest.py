@@ -23,6 +23,7 @@ if keras.backend.backend() != "tensorflow":
         "test_tutorial_params.py",
         "test_tables.py",
         "test_tables_experiment.py",
+        "test_sweep_workers.py",
     ]
 
 

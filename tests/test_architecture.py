@@ -41,6 +41,7 @@ MAY_KNOW = {
     "tutorial_params": {"autoencoder", "stack"},
     "codes": {"training.rows"},
     "checkpoint": {"training.rows"},
+    "prefixes": {"checkpoint"},
     "datasets.amat": set(),
     "datasets.natural_images": set(),
     "datasets.shapes": set(),
@@ -58,12 +59,15 @@ MAY_KNOW = {
 }
 # What only the names listed may know: the higher floors of the house.
 KNOWN_BY = {
-    "pretraining": {"", "diagnostics", "estimators", "sweep"},
-    "diagnostics": {"", "report", "runs", "sweep"},
+    "pretraining": {"", "diagnostics", "estimators", "sweep.trial"},
+    "diagnostics": {"", "report", "runs", "sweep.trial"},
     "runs": {"report", "sweep"},
     "report": set(),
-    "estimators": {"", "sweep"},
+    "estimators": {"", "sweep.trial"},
     "sweep": {""},
+    "sweep.search": {"sweep"},
+    "sweep.report": {"sweep.search"},
+    "sweep.trial": {"sweep.search", "sweep.space"},
 }
 
 
