@@ -129,9 +129,10 @@ def in_any_order(rows, scratch):
     return as_rows(copy)
 
 
-def pieces(rows):
-    """Yield consecutive NumPy pieces of `rows`."""
-    size = max(1, min(PIECE_ROWS, PIECE_BYTES // (size_of(rows) // len(rows) + 1)))
+def pieces(rows, size=None):
+    """Yield consecutive NumPy pieces of `rows`: of `size` rows, or of what reads well."""
+    if size is None:
+        size = max(1, min(PIECE_ROWS, PIECE_BYTES // (size_of(rows) // len(rows) + 1)))
 
     def read(start):
         return np.asarray(rows[start : start + size])
