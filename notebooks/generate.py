@@ -36,9 +36,10 @@ def generate(script, write):
 
 
 def joined(outputs):
-    """Return the outputs of a cell with what was printed in pieces as one."""
+    """Return the outputs of a cell with what was printed in pieces as one, and each picture once."""
     joined = []
     for output in outputs:
+        output.get("data", {}).pop("image/jpeg", None)  # beside the PNG, from Pillow
         if output.output_type == "stream" and joined and joined[-1].output_type == "stream":
             joined[-1].text += output.text
         else:
