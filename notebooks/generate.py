@@ -36,7 +36,7 @@ def generate(script, write):
 
 
 def joined(outputs):
-    """Return the outputs of a cell with what was printed in pieces as one, and each picture once."""
+    """Return the outputs of a cell: what was printed in one piece, each picture once."""
     joined = []
     for output in outputs:
         output.get("data", {}).pop("image/jpeg", None)  # beside the PNG, from Pillow
