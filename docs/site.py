@@ -27,13 +27,17 @@ ASSETS = [
 FIRST = ["index", "concepts", "pretraining", "finetuning", "coming_from"]
 # Modules for the package itself. Others that `sda` does not import are there to be imported.
 INTERNAL = {
+    "__main__",
     "checkpoint",
     "checks",
+    "cli",
     "codes",
     "finetuning",
     "forks",
+    "runs",
     "safe_files",
     "seeding",
+    "slopes",
     "training",
 }
 
@@ -65,7 +69,7 @@ def reference():
 def _add(module, pages):
     """Put the public names of a module, and of the modules that it exports, into `pages`."""
     for name, item in module.members.items():
-        own = name[0] != "_" and not item.is_alias
+        own = name[0] != "_" and not item.is_alias and not item.is_module
         if not (name in module.exports if module.exports else own):
             continue
         if item.is_module:
@@ -113,14 +117,14 @@ def as_markdown(text):
     """Return a docstring with its sessions fenced, and the sections that the parser lacks."""
 
     def one_each(match):
-        indent, names, meaning = match.groups()
-        return "\n".join(f"{indent}{name}: {meaning}" for name in names.split(", "))
+        names, meaning = match.groups()
+        return "\n".join(f"    {name}: {meaning}" for name in re.split(r",\s+", names))
 
     def returns(match):  # as a section it would show an empty name and type
         return f"**Returns:**\n\n{inspect.cleandoc(match[1])}\n\n"
 
     text = re.sub(r"^(>>> .*\n?(?:.+\n?)*)", r"```pycon\n\1\n```\n", text, flags=re.M)
-    text = re.sub(r"^( +)(\w+(?:, \w+)+): (.*)$", one_each, text, flags=re.M)
+    text = re.sub(r"^ {4}(\w+(?:,\s+\w+)+): (.*)$", one_each, text, flags=re.M)
     text = re.sub(r"^Returns:\n((?: +.*\n?|\n(?= ))+)", returns, text, flags=re.M)
     text = text.replace("Call arguments:\n", "Keyword Args: Call arguments\n")
     return text.replace("Example:\n", "**Example:**\n")

@@ -29,6 +29,7 @@
 # autoencoders* (ICML 2008).
 
 # %%
+# %matplotlib inline
 import sys
 
 import keras
@@ -97,7 +98,7 @@ for level in levels:
 # unit**: in the top row its random start, below what it became at 0, 10, 30, 50 and 75 %. These are
 # the twelve, of 300, that moved furthest at 50 %. Without noise most keep the speckle of their
 # start: a code can pass pixels through without learning what goes together. With noise they become
-# spots, then strokes, then pieces of digits.
+# spots and strokes, larger ones as the level rises.
 
 # %%
 start = sda.StackedDenoisingAutoencoder([300], seed=1)
@@ -165,6 +166,9 @@ plt.show()
 # ## What to take from this
 #
 # - At level 0 the dA is an ordinary autoencoder.
+# - What it learned without labels helps a classifier with few of them: the codes beat the pixels,
+#   and random weights do not. Which level is best, this probe cannot say: the levels differ by less
+#   than the draws.
 # - The level is a knob between copying and guessing. The best for a task is found by trying; 10 %
 #   to 50 % is the usual range, and a stack usually takes more noise in its upper layers.
 # - One sample of digits and one seed show the direction, not the last digit: with 1,000 test images

@@ -5,6 +5,8 @@ them and writes nothing.
 """
 
 import argparse
+import concurrent.futures
+import os
 import pathlib
 
 import jupytext
@@ -14,6 +16,8 @@ import nbformat
 FOLDER = pathlib.Path(__file__).parent
 # A notebook is for reading: its outputs stay small.
 MOST_BYTES = 500_000
+# At the batch sizes of notebooks a second thread mostly waits: rather two notebooks at a time.
+ONE_THREAD = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 
 
 def generate(script, write):
@@ -36,9 +40,10 @@ def generate(script, write):
 
 
 def joined(outputs):
-    """Return the outputs of a cell with what was printed in pieces as one."""
+    """Return the outputs of a cell: what was printed in one piece, each picture once."""
     joined = []
     for output in outputs:
+        output.get("data", {}).pop("image/jpeg", None)  # beside the PNG, from Pillow
         if output.output_type == "stream" and joined and joined[-1].output_type == "stream":
             joined[-1].text += output.text
         else:
@@ -52,9 +57,11 @@ def main():
     parser.add_argument("--check", action="store_true", help="run, but write nothing")
     arguments = parser.parse_args()
     scripts = [s for s in sorted(FOLDER.glob("*.py")) if s.stem not in ("__init__", "generate")]
-    for script in scripts:
-        if not arguments.names or script.stem in arguments.names:
-            generate(script, write=not arguments.check)
+    scripts = [s for s in scripts if not arguments.names or s.stem in arguments.names]
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(generate, s, not arguments.check) for s in scripts]:
+            future.result()
 
 
 if __name__ == "__main__":

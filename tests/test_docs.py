@@ -24,6 +24,8 @@ PAGES = [
     "experiments/README.md",
     *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md")),
 ]
+# In the tutorial's scripts `sda` is an object of its class.
+THEIRS = {"sda.dA_layers", "sda.logLayer", "sda.params", "sda.sigmoid_layers"}
 SCRIPTS = sorted(ROOT.glob("notebooks/*.py"))
 SCRIPTS = [script for script in SCRIPTS if script.stem not in ("__init__", "generate")]
 SESSIONS = [page for page in PAGES if session((ROOT / page).read_text())]
@@ -45,7 +47,7 @@ def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch):
 @pytest.mark.parametrize("page", PAGES)
 def test_the_names_on_a_page_exist(page):
     names = re.findall(r"(?<![\w./-])(?:sda|keras)(?:\.\w+)+", (ROOT / page).read_text())
-    missing = [name for name in sorted(set(names)) if not exists(name)]
+    missing = [name for name in sorted(set(names) - THEIRS) if not exists(name)]
     assert not missing
 
 
