@@ -5,9 +5,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import pytest
 
+collect_ignore = []
 # What these test is the same on every backend: files, arrays and tables. TensorFlow is enough.
 if keras.backend.backend() != "tensorflow":
-    collect_ignore = [
+    collect_ignore += [
         "hostile",
         "test_datasets.py",
         "test_larochelle2007.py",
@@ -17,6 +18,9 @@ if keras.backend.backend() != "tensorflow":
         "test_selection.py",
         "test_semisupervised.py",
     ]
+# Hundreds of fits, which the others would compile one by one.
+if keras.backend.backend() != "torch":
+    collect_ignore += ["test_estimators_in_scikit_learn.py"]
 
 
 @pytest.fixture(autouse=True)
