@@ -1,4 +1,4 @@
-"""The estimators on each backend: the same as by hand, copies, and real tasks.
+"""The estimators on each backend: the same as by hand, real tasks, and copies.
 
 What scikit-learn asks of them is in test_estimators_in_scikit_learn.py.
 """
@@ -129,28 +129,22 @@ def test_the_regressor_standardises_its_targets():
     sda.fit(model, x, (y - mean) / deviation, batch_size=10, epochs=3, seed=3, verbose=0)
     by_hand = model.predict(x, verbose=0) * deviation + mean
     np.testing.assert_allclose(regressor.predict(x), by_hand, rtol=1e-4)
-    assert regressor.fit(x, values).predict(x).shape == (50,)
+
+
+def n_calls_are_n_epochs(make, settings, y=None, **arguments):
+    whole, in_parts = make(**settings).fit(x, y), make(**settings)
+    for _ in range(3):
+        in_parts.partial_fit(x, y, **arguments)
+    assert same(weights(in_parts), weights(whole))
+    assert in_parts.histories_ == whole.histories_
+    assert getattr(in_parts, "history_", None) == getattr(whole, "history_", None)
+    assert same(outputs(in_parts), outputs(whole))
 
 
 def test_n_calls_of_partial_fit_are_n_epochs():
-    one_layer = {**SMALL, "hidden_layer_sizes": 5, "pretraining_epochs": 3}
-    transformer = SdATransformer(**one_layer).fit(x)
-    in_parts = SdATransformer(**one_layer)
-    for _ in range(3):
-        in_parts.partial_fit(x)
-    assert same(weights(in_parts), weights(transformer))
-    assert in_parts.histories_ == transformer.histories_
-    for make, y, arguments in (
-        (SdAClassifier, labels, {"classes": [0, 1, 2]}),
-        (SdARegressor, values, {}),
-    ):
-        whole = make(**SHORT).fit(x, y)
-        in_parts = make(**SHORT)
-        for _ in range(3):
-            in_parts.partial_fit(x, y, **arguments)
-        assert same(weights(in_parts), weights(whole))
-        assert in_parts.history_ == whole.history_
-        assert same(outputs(in_parts), outputs(whole))
+    one_layer = {**SMALL, "hidden_layer_sizes": 5}
+    n_calls_are_n_epochs(SdATransformer, {**one_layer, "pretraining_epochs": 3})
+    n_calls_are_n_epochs(SdAClassifier, {**one_layer, "epochs": 3}, labels, classes=[0, 1, 2])
 
 
 # What the mathematics says
@@ -230,11 +224,10 @@ CHECKED = {
     "classifier": SdAClassifier(5, pretraining_epochs=1, epochs=15, learning_rate=0.02),
     "regressor": SdARegressor(5, pretraining_epochs=1, epochs=15, learning_rate=0.02),
 }
-# Real tasks, rounding, and the backend's arrays.
+# Rounding, and the backend's arrays.
 CHECKS = {
     "transformer": ["check_methods_subset_invariance", "check_readonly_memmap_input"],
-    "classifier": ["check_classifiers_train", "check_methods_subset_invariance"],
-    "regressor": ["check_regressors_train"],
+    "classifier": ["check_methods_subset_invariance"],
 }
 
 

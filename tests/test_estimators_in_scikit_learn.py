@@ -32,6 +32,7 @@ from test_estimators import (
     SMALL,
     copied_and_trained_on,
     labels,
+    n_calls_are_n_epochs,
     outputs,
     same,
     targets,
@@ -188,6 +189,16 @@ def test_copies_go_on_where_the_original_was(name):
     copied_and_trained_on(name, lambda estimator: pickle.loads(pickle.dumps(estimator)))
     copied = copied_and_trained_on(name, copy.deepcopy)
     assert pickle.loads(pickle.dumps(clone(copied))).get_params()["random_state"] == 0
+
+
+def test_n_calls_of_partial_fit_of_a_regressor_are_n_epochs():
+    n_calls_are_n_epochs(SdARegressor, SHORT, values)
+
+
+def test_predictions_have_the_shape_of_the_targets():
+    regressor = clone(ESTIMATORS["regressor"])
+    for y in (values, values[:, None], np.stack([values, -values, values], axis=1)):
+        assert regressor.fit(x, y).predict(x).shape == y.shape
 
 
 def test_rows_of_a_sparse_matrix_are_rows():
