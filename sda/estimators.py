@@ -647,7 +647,7 @@ class SdAClassifier(ClassifierMixin, _Supervised):
         dropout=0.0,
         optimizer="adam",
         learning_rate=None,
-        epochs=50,
+        epochs=100,
         batch_size=32,
         early_stopping=False,
         validation_fraction=0.1,
@@ -761,8 +761,11 @@ class SdAClassifier(ClassifierMixin, _Supervised):
     def _labelled(self, y, classes=None):
         """Return the indices of the rows with a label; raise `ValueError` if a fit finds none."""
         values = y.tolist()
-        are_classes = {-1, 1} == set(values) if classes is None else self.unlabelled in set(classes)
-        if self.unlabelled is None or are_classes:
+        if classes is None:
+            is_class = self.unlabelled == -1 and set(values) == {-1, 1}
+        else:
+            is_class = self.unlabelled in classes.tolist()
+        if self.unlabelled is None or is_class:
             return np.arange(len(y))
         indices = np.flatnonzero([value != self.unlabelled for value in values])
         if classes is None and not len(indices):
@@ -830,7 +833,7 @@ class SdARegressor(MultiOutputMixin, RegressorMixin, _Supervised):
         dropout=0.0,
         optimizer="adam",
         learning_rate=None,
-        epochs=50,
+        epochs=100,
         batch_size=32,
         early_stopping=False,
         validation_fraction=0.1,

@@ -1,9 +1,7 @@
-"""The scikit-learn face: the same as by hand, and what scikit-learn asks of an estimator."""
+"""The estimators on each backend: the same as by hand, real tasks, and copies.
 
-import copy
-import importlib
-import pickle
-import sys
+What scikit-learn asks of them is in test_estimators_in_scikit_learn.py.
+"""
 
 import keras
 import numpy as np
@@ -14,25 +12,17 @@ import sda
 pytest.importorskip("sklearn")
 
 import joblib
-from joblib.externals.loky import get_reusable_executor
-from scipy import sparse
 from scipy.linalg import subspace_angles
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
-from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks
 
 from sda.estimators import SdAClassifier, SdARegressor, SdATransformer
 
-# A fit costs a second of tracing on TensorFlow and of compiling on JAX, and a few milliseconds on
-# PyTorch. What fits many times is tested there; what a backend could do differently, on each.
-on_torch = pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="many fits: on PyTorch, which does not compile them"
-)
 SMALL = {"hidden_layer_sizes": [5, 3], "pretraining_epochs": 2, "random_state": 0}
 SHORT = {**SMALL, "epochs": 3, "learning_rate": 0.01}
 ESTIMATORS = {
@@ -139,28 +129,22 @@ def test_the_regressor_standardises_its_targets():
     sda.fit(model, x, (y - mean) / deviation, batch_size=10, epochs=3, seed=3, verbose=0)
     by_hand = model.predict(x, verbose=0) * deviation + mean
     np.testing.assert_allclose(regressor.predict(x), by_hand, rtol=1e-4)
-    assert regressor.fit(x, values).predict(x).shape == (50,)
+
+
+def n_calls_are_n_epochs(make, settings, y=None, **arguments):
+    whole, in_parts = make(**settings).fit(x, y), make(**settings)
+    for _ in range(3):
+        in_parts.partial_fit(x, y, **arguments)
+    assert same(weights(in_parts), weights(whole))
+    assert in_parts.histories_ == whole.histories_
+    assert getattr(in_parts, "history_", None) == getattr(whole, "history_", None)
+    assert same(outputs(in_parts), outputs(whole))
 
 
 def test_n_calls_of_partial_fit_are_n_epochs():
-    one_layer = {**SMALL, "hidden_layer_sizes": 5, "pretraining_epochs": 3}
-    transformer = SdATransformer(**one_layer).fit(x)
-    in_parts = SdATransformer(**one_layer)
-    for _ in range(3):
-        in_parts.partial_fit(x)
-    assert same(weights(in_parts), weights(transformer))
-    assert in_parts.histories_ == transformer.histories_
-    for make, y, arguments in (
-        (SdAClassifier, labels, {"classes": [0, 1, 2]}),
-        (SdARegressor, values, {}),
-    ):
-        whole = make(**SHORT).fit(x, y)
-        in_parts = make(**SHORT)
-        for _ in range(3):
-            in_parts.partial_fit(x, y, **arguments)
-        assert same(weights(in_parts), weights(whole))
-        assert in_parts.history_ == whole.history_
-        assert same(outputs(in_parts), outputs(whole))
+    one_layer = {**SMALL, "hidden_layer_sizes": 5}
+    n_calls_are_n_epochs(SdATransformer, {**one_layer, "pretraining_epochs": 3})
+    n_calls_are_n_epochs(SdAClassifier, {**one_layer, "epochs": 3}, labels, classes=[0, 1, 2])
 
 
 # What the mathematics says
@@ -198,181 +182,11 @@ def test_on_digits_it_is_about_as_good_as_a_multilayer_perceptron():
     assert classifier.score(test, y_test) > 0.95
 
 
-# What scikit-learn asks
-
-# A step on many rows, after pretraining under noise, is not many steps on one row each.
-NOT_EQUIVALENT = "pretraining has no weights, and batches differ: see the test of its own"
-EXPECTED = {
-    "check_sample_weight_equivalence_on_dense_data": NOT_EQUIVALENT,
-    "check_sample_weight_equivalence_on_sparse_data": NOT_EQUIVALENT,
-}
-CHECKED = {
-    "transformer": SdATransformer(5, pretraining_epochs=1),
-    "classifier": SdAClassifier(5, pretraining_epochs=1, epochs=15, learning_rate=0.02),
-    "regressor": SdARegressor(5, pretraining_epochs=1, epochs=15, learning_rate=0.02),
-}
-# Training on real tasks, and what goes through the backend's arrays, variables and files.
-ON_EACH_BACKEND = {
-    "check_classifiers_train",
-    "check_estimators_pickle",
-    "check_fit2d_1sample",
-    "check_fit_score_takes_y",
-    "check_methods_subset_invariance",
-    "check_readonly_memmap_input",
-    "check_regressors_train",
-    "check_transformer_preserve_dtypes",
-}
+# Copies
 
 
-@on_torch
-@pytest.mark.parametrize("name", CHECKED)
-def test_scikit_learns_own_checks(name):
-    results = estimator_checks.check_estimator(
-        CHECKED[name], expected_failed_checks=EXPECTED, on_skip=None
-    )
-    assert len(results) > 40
-    others = {r["check_name"]: r["status"] for r in results if r["status"] != "passed"}
-    # The array API has an environment variable of its own; then it is not for NumPy arrays.
-    others.pop("check_array_api_input", None)
-    assert others == ({} if name == "transformer" else dict.fromkeys(EXPECTED, "xfail"))
-
-
-@pytest.mark.parametrize("name", CHECKED)
-def test_some_of_scikit_learns_own_checks(name):
-    run = set()
-    for estimator, check in estimator_checks.estimator_checks_generator(CHECKED[name]):
-        called = getattr(check, "func", check).__name__
-        if called in ON_EACH_BACKEND - run:
-            check(estimator)
-            run.add(called)
-    assert len(run) >= 5
-
-
-@on_torch
-@pytest.mark.parametrize("make", [SdAClassifier, SdARegressor])
-@pytest.mark.parametrize("check", EXPECTED)
-def test_a_weight_of_two_is_a_row_twice(make, check):
-    """The two checks left out above, where a step sees all rows and rounding is in float64.
-
-    scikit-learn's own networks pass them under other settings too: MLPClassifier with
-    solver="lbfgs", MLPRegressor with solver="sgd" (PER_ESTIMATOR_CHECK_PARAMS there).
-    """
-    before = keras.config.floatx()
-    keras.config.set_floatx("float64")
-    try:
-        estimator = make(5, pretraining_epochs=0, batch_size=100, epochs=5, optimizer="sgd")
-        getattr(estimator_checks, check)(make.__name__, estimator)
-    finally:
-        keras.config.set_floatx(before)
-
-
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_a_seed_gives_the_same_weights_twice(name):
-    estimator = clone(ESTIMATORS[name])
-    first = weights(estimator.fit(x, targets[name]))
-    assert same(weights(estimator.fit(x, targets[name])), first)
-    assert not same(weights(estimator.set_params(random_state=1).fit(x, targets[name])), first)
-
-
-def test_other_sources_of_a_seed():
-    drawn = [
-        weights(SdATransformer(3, pretraining_epochs=1, random_state=state).fit(x))
-        for state in (np.random.RandomState(5), np.random.RandomState(5), None, None)
-    ]
-    assert same(drawn[0], drawn[1])
-    assert not same(drawn[1], drawn[2])
-    assert not same(drawn[2], drawn[3])
-
-
-OTHER = {
-    "hidden_layer_sizes": [5, 4],
-    "activation": "tanh",
-    "corruption": 0.5,
-    "noise": "gaussian",
-    "decoder_activation": ["linear", "linear"],
-    "tied": False,
-    "reconstruction_loss": ["squared_error", "mse"],
-    "pretraining_optimizer": "sgd",
-    "pretraining_learning_rate": 0.1,
-    "pretraining_epochs": 1,
-    "pretraining_batch_size": 7,
-    "dropout": 0.5,
-    "optimizer": "sgd",
-    "learning_rate": 0.1,
-    "epochs": 2,
-    "batch_size": 7,
-    "early_stopping": True,
-    "random_state": 1,
-    "loss": "absolute_error",
-    "unlabelled": 2,
-}
-# Tested below; these do not show in the weights of a first fit.
-ELSEWHERE = {"codes", "layers", "n_iter_no_change", "validation_fraction", "verbose", "warm_start"}
-
-
-@on_torch
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_no_parameter_is_ignored(name):
-    base = clone(ESTIMATORS[name])
-    fitted = weights(base.fit(x, targets[name]))
-    names = set(base.get_params()) - ELSEWHERE
-    assert names <= set(OTHER)
-    for parameter in sorted(names):
-        other = clone(base).set_params(**{parameter: OTHER[parameter]})
-        assert not same(weights(other.fit(x, targets[name])), fitted), parameter
-
-
-def test_stopping_early_holds_rows_out(capsys):
-    y = labels.copy()
-    settings = {**SHORT, "hidden_layer_sizes": 3, "epochs": 40, "learning_rate": 0.5}
-    classifier = SdAClassifier(
-        **settings, early_stopping=True, validation_fraction=0.2, n_iter_no_change=2, verbose=2
-    ).fit(x, y)
-    accuracy = classifier.history_["val_accuracy"]
-    assert len(accuracy) == 3 + int(np.argmax(accuracy)) < 40
-    assert "val_loss" in classifier.histories_[0]
-    assert "val_accuracy" in capsys.readouterr().out
-    # The best weights are back: the held-out rows are scored as they were then.
-    _, held_out = train_test_split(np.arange(50), test_size=0.2, random_state=0, stratify=y)
-    assert classifier.score(x[held_out], y[held_out]) == pytest.approx(max(accuracy))
-    # Nothing was learned from them.
-    spoilt = x.copy()
-    spoilt[held_out] = x[held_out] + 1e-3
-    again = clone(classifier).set_params(epochs=1, n_iter_no_change=1, verbose=0)
-    assert same(weights(clone(again).fit(x, y)), weights(again.fit(spoilt, y)))
-    with pytest.raises(ValueError, match="early_stopping"):
-        again.partial_fit(x, y)
-
-
-def test_warm_start_goes_on_from_the_last_weights():
-    still = {"pretraining_optimizer": "sgd", "pretraining_learning_rate": 1e-12}
-    transformer = clone(ESTIMATORS["transformer"]).fit(x)
-    before = weights(transformer)
-    transformer.set_params(warm_start=True, corruption=0.1, **still).fit(x)
-    assert all(
-        np.allclose(a, b, atol=1e-6) for a, b in zip(before, weights(transformer), strict=True)
-    )
-    assert transformer.stack_.autoencoders[0].corruption.rate == 0.1
-    with pytest.raises(ValueError, match="`hidden_layer_sizes`"):
-        transformer.set_params(hidden_layer_sizes=[5, 4]).fit(x)
-    assert transformer.transform(x).shape == (50, 3)
-
-    classifier = clone(ESTIMATORS["classifier"]).fit(x, labels)
-    before = weights(classifier)
-    classifier.set_params(warm_start=True, optimizer="sgd", learning_rate=1e-12)
-    classifier.fit(x, labels)
-    assert all(
-        np.allclose(a, b, atol=1e-6) for a, b in zip(before, weights(classifier), strict=True)
-    )
-    with pytest.raises(ValueError, match="`y` to hold the classes"):
-        classifier.fit(x, labels + 1)
-    regressor = clone(ESTIMATORS["regressor"]).set_params(warm_start=True).fit(x, values)
-    with pytest.raises(ValueError, match="`y` of shape"):
-        regressor.fit(x, np.stack([values, values], axis=1))
-
-
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_a_copy_goes_on_where_the_original_was(name, tmp_path):
+def copied_and_trained_on(name, copy_of):
+    """Train a copy and the original, and compare; return the copy."""
     estimator = clone(ESTIMATORS[name])
     if name == "classifier":
         estimator.set_params(dropout=[0.1, 0.0, 0.2], optimizer=keras.optimizers.SGD(0.1, 0.9))
@@ -381,211 +195,42 @@ def test_a_copy_goes_on_where_the_original_was(name, tmp_path):
         estimator.set_params(optimizer="adam")
     else:
         estimator.partial_fit(x, targets[name])
-    joblib.dump(estimator, tmp_path / "estimator.joblib")
-    copies = [
-        pickle.loads(pickle.dumps(estimator)),
-        joblib.load(tmp_path / "estimator.joblib"),
-        copy.deepcopy(estimator),
-    ]
-    expected = outputs(estimator)
-    estimator.partial_fit(x, targets[name])
-    for copied in copies:
-        np.testing.assert_array_equal(outputs(copied), expected)
-        copied.partial_fit(x, targets[name])
-        assert same(weights(copied), weights(estimator))
-        if name != "transformer":
-            kernel = copied.stack_.autoencoders[-1].encoder.get_weights()[0]
-            assert any(np.array_equal(kernel, w) for w in weights(copied))
-    assert pickle.loads(pickle.dumps(clone(estimator))).get_params()["random_state"] == 0
+    copied = copy_of(estimator)
+    np.testing.assert_array_equal(outputs(copied), outputs(estimator))
+    for trained in (estimator, copied):
+        trained.partial_fit(x, targets[name])
+    # The noise, the dropout and the state of the optimizers were the same.
+    assert same(weights(copied), weights(estimator))
+    return copied
 
 
-def test_rows_of_a_sparse_matrix_are_rows():
-    rows = np.where(np.abs(x) > 1, x, 0)
-    for name, estimator in ESTIMATORS.items():
-        dense = clone(estimator).fit(rows, targets[name])
-        compressed = clone(estimator).fit(sparse.csc_array(rows), targets[name])
-        assert same(weights(dense), weights(compressed))
-        np.testing.assert_array_equal(
-            outputs(compressed, sparse.csr_matrix(rows)), outputs(dense, rows)
-        )
+@pytest.mark.parametrize("name", ["transformer", "classifier"])
+def test_a_file_goes_on_where_the_original_was(name, tmp_path):
+    def through_a_file(estimator):
+        joblib.dump(estimator, tmp_path / "estimator.joblib")
+        return joblib.load(tmp_path / "estimator.joblib")
+
+    copied = copied_and_trained_on(name, through_a_file)
+    if name == "classifier":
+        # Its stack and its model still share their layers.
+        dense = [la for la in copied.model_.layers if isinstance(la, keras.layers.Dense)]
+        assert dense[0] is copied.stack_.autoencoders[0].encoder
 
 
-def test_searches_pipelines_and_copies():
-    search = GridSearchCV(
-        make_pipeline(StandardScaler(), SdAClassifier(**SHORT)),
-        {
-            "sdaclassifier__corruption": [0.1, sda.GaussianNoise(0.3)],
-            "sdaclassifier__optimizer": [keras.optimizers.SGD(0.5)],
-        },
-        cv=2,
-        error_score="raise",
-    )
-    y = labels.copy()
-    y[::5] = -1
-    search.fit(x, y)
-    assert search.best_estimator_[-1].classes_.tolist() == [0, 1, 2]
-    assert search.predict(x).shape == (50,)
-    assert isinstance(search.best_estimator_[-1].model_.optimizer, keras.optimizers.SGD)
+# scikit-learn's own checks: all of them run on PyTorch, which does not compile each fit
+
+CHECKED = {
+    "transformer": SdATransformer(5, pretraining_epochs=1, random_state=0),
+    "classifier": SdAClassifier(5, pretraining_epochs=1, epochs=15, learning_rate=0.02),
+    "regressor": SdARegressor(5, pretraining_epochs=1, epochs=15, learning_rate=0.02),
+}
+# Rounding, and the backend's arrays.
+CHECKS = {
+    "transformer": ["check_methods_subset_invariance", "check_readonly_memmap_input"],
+    "classifier": ["check_methods_subset_invariance"],
+}
 
 
-@on_torch
-def test_a_search_in_several_processes():
-    search = GridSearchCV(
-        SdAClassifier(**SHORT), {"corruption": [0.1]}, cv=2, n_jobs=2, error_score="raise"
-    )
-    with joblib.parallel_config("loky"):
-        search.fit(x, labels)
-    get_reusable_executor().shutdown()
-    alone = clone(search).set_params(n_jobs=1).fit(x, labels)
-    scores = [s.cv_results_["mean_test_score"] for s in (search, alone)]
-    np.testing.assert_allclose(*scores)
-    assert same(weights(search.best_estimator_), weights(alone.best_estimator_))
-
-
-def test_frames_in_and_out():
-    pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame(x, columns=list("abcdef"), index=np.arange(50) + 7)
-    transformer = clone(ESTIMATORS["transformer"]).set_params(layers="all")
-    transformer.set_output(transform="pandas").fit(frame)
-    codes = transformer.transform(frame)
-    names = [f"sdatransformer_h1_{j}" for j in range(5)]
-    names += [f"sdatransformer_h2_{j}" for j in range(3)]
-    assert list(codes.columns) == names == transformer.get_feature_names_out().tolist()
-    assert list(codes.index) == list(frame.index)
-    assert transformer.feature_names_in_.tolist() == list("abcdef")
-    with pytest.raises(ValueError, match="`layers`"):
-        transformer.transform(frame, layers=0)
-    assert transformer.set_output(transform="default").transform(frame, layers=0).shape == (50, 5)
-
-
-def test_what_is_a_label():
-    classifier = SdAClassifier(4, pretraining_epochs=1, epochs=1, random_state=0)
-    assert classifier.fit(x, np.where(labels > 0, 1, -1)).classes_.tolist() == [-1, 1]
-    assert classifier.fit(x, labels - 1).classes_.tolist() == [0, 1]
-    classifier.set_params(unlabelled=None)
-    assert classifier.fit(x, labels - 1).classes_.tolist() == [-1, 0, 1]
-    classifier.set_params(unlabelled="?")
-    assert classifier.fit(x, np.array(["?", "a", "b"])[labels]).classes_.tolist() == ["a", "b"]
-    assert classifier.score(x, np.array(["?", "a", "b"])[labels]) <= 1
-    with pytest.raises(ValueError, match=r"Expected `y` to hold labels. Received: '\?' in every"):
-        classifier.fit(x, np.full(50, "?"))
-    with pytest.raises(ValueError, match=r"Expected `y` to hold labels. Received: none"):
-        classifier.score(x, np.full(50, "?"))
-
-
-def test_labels_in_parts():
-    classifier = SdAClassifier(4, pretraining_epochs=1, random_state=0)
-    with pytest.raises(ValueError, match="`classes`"):
-        classifier.partial_fit(x, labels)
-    # A first part without any label pretrains; all classes are equally likely.
-    classifier.partial_fit(x, np.full(50, -1), classes=[2, 1, 0])
-    np.testing.assert_allclose(classifier.predict_proba(x), 1 / 3, rtol=1e-6)
-    before = classifier.stack_.get_weights()
-    classifier.partial_fit(x, labels)
-    assert not same(classifier.stack_.get_weights(), before)
-    assert len(classifier.history_["loss"]) == 1
-    for y, classes, message in (
-        (labels + 5, None, r"labels from \[0, 1, 2\]. Received: \[5, 6, 7\]"),
-        (np.full(50, -1), None, "Received: none"),
-        (labels, [0, 1], "`classes` to be those of the first call"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            classifier.partial_fit(x, y, classes)
-
-
-def test_the_precision_is_that_of_the_input():
-    transformer = clone(ESTIMATORS["transformer"]).fit(x)
-    assert transformer.transform(x).dtype == np.float32
-    assert transformer.transform(x.astype(float)).dtype == np.float64
-    classifier = clone(ESTIMATORS["classifier"]).fit(x.astype(float), labels)
-    assert classifier.predict_proba(x.astype(float)).dtype == np.float64
-    # Bytes are numbers here, not pixels.
-    bytes_ = np.arange(60, dtype="uint8").reshape(10, 6)
-    np.testing.assert_array_equal(
-        transformer.transform(bytes_), transformer.transform(bytes_.astype("float32"))
-    )
-
-
-def test_pixels_under_cross_entropy():
-    pixels = np.random.default_rng(0).uniform(size=(30, 6))
-    transformer = SdATransformer(**SMALL, decoder_activation="sigmoid")
-    by_hand = sda.StackedDenoisingAutoencoder([5, 3], seed=0)
-    pretrainer = sda.GreedyPretrainer(by_hand, "adam", epochs=2, batch_size=32, seed=0)
-    pretrainer.fit(pixels, verbose=0)
-    assert same(weights(transformer.fit(pixels)), by_hand.get_weights())
-    for fit in (transformer.fit, transformer.partial_fit):
-        with pytest.raises(ValueError, match=r"to lie in \[0, 1\]"):
-            fit(pixels + 1)
-    assert same(weights(transformer), by_hand.get_weights())
-
-
-@pytest.mark.parametrize(
-    ("parameter", "value"),
-    [
-        ("hidden_layer_sizes", []),
-        ("hidden_layer_sizes", 0),
-        ("hidden_layer_sizes", [5, 2.5]),
-        ("layers", 2),
-        ("layers", "top"),
-        ("layers", []),
-        ("corruption", 1.5),
-        ("corruption", [0.1, 0.2, 0.3]),
-        ("noise", "salt"),
-        ("noise", ["masking"]),
-        ("pretraining_epochs", -1),
-        ("pretraining_batch_size", 0),
-        ("pretraining_optimizer", "best"),
-        ("pretraining_learning_rate", 0),
-        ("codes", "cloud"),
-        ("early_stopping", "yes"),
-        ("validation_fraction", 1),
-        ("n_iter_no_change", 0),
-        ("warm_start", 1),
-        ("verbose", "auto"),
-        ("dropout", 1.0),
-        ("optimizer", "best"),
-        ("learning_rate", -1.0),
-        ("epochs", 0),
-        ("batch_size", 0),
-        ("loss", "best"),
-        ("loss", None),
-    ],
-)
-def test_a_parameter_out_of_range_is_named(parameter, value):
-    for name, estimator in ESTIMATORS.items():
-        if parameter in estimator.get_params():
-            wrong = clone(estimator).set_params(**{parameter: value})
-            with pytest.raises(ValueError, match=f"Expected .*`{parameter}`.*Received"):
-                wrong.fit(x, targets[name])
-            assert not hasattr(wrong, "stack_")
-
-
-def test_noise_has_one_source():
-    wrong = SdATransformer(3, corruption=sda.SwapNoise(0.1), noise="gaussian")
-    with pytest.raises(ValueError, match="`noise` to be left alone"):
-        wrong.fit(x)
-    transformer = SdATransformer(
-        [4, 3, 2], corruption=[0.1, 0.2, 0.3], noise=["swap", "gaussian", "salt_and_pepper"]
-    ).set_params(pretraining_epochs=0)
-    kinds = [type(a.corruption) for a in transformer.fit(x).stack_.autoencoders]
-    assert kinds == [sda.SwapNoise, sda.GaussianNoise, sda.SaltAndPepperNoise]
-
-
-def test_codes_and_weights_out_of_shape():
-    transformer = clone(ESTIMATORS["transformer"]).fit(x)
-    with pytest.raises(ValueError, match=r"Expected `X` to hold the 3 codes .* shape \(50, 5\)"):
-        transformer.inverse_transform(transformer.transform(x, layers=0))
-    classifier = clone(ESTIMATORS["classifier"])
-    for weight in (np.ones(49), -np.ones(50), np.zeros(50)):
-        with pytest.raises(ValueError, match="Expected `sample_weight`"):
-            classifier.fit(x, labels, sample_weight=weight)
-    # Only their ratios count.
-    ones, sevens = (clone(classifier).fit(x, labels, np.full(50, w)) for w in (1, 7))
-    np.testing.assert_allclose(outputs(ones), outputs(sevens), rtol=1e-5)
-
-
-def test_without_scikit_learn_an_error_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn", None)
-    monkeypatch.delitem(sys.modules, "sda.estimators")
-    with pytest.raises(ImportError, match=r'pip install "keras-sda\[sklearn\]"'):
-        importlib.import_module("sda.estimators")
+@pytest.mark.parametrize(("name", "check"), [(n, c) for n in CHECKS for c in CHECKS[n]])
+def test_some_of_scikit_learns_own_checks(name, check):
+    getattr(estimator_checks, check)(type(CHECKED[name]).__name__, CHECKED[name])
