@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,14 +27,21 @@ SMALL = ["--units", "6,4", "--epochs", "2", "--batch-size", "20", "--seed", "3",
 @pytest.fixture(autouse=True)
 def _in_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
 def rows():
     """40 rows of 16 values with labels, in rows.npz."""
+    return save_rows("rows.npz")
+
+
+def save_rows(path):
     generator = np.random.default_rng(1)
     x, y = generator.random((40, 16)).astype("float32"), np.arange(40) % 2
-    np.savez("rows.npz", x=x, y=y)
+    np.savez(path, x=x, y=y)
     return x, y
 
 
@@ -237,6 +245,8 @@ def interrupt_after(monkeypatch, epochs):
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(EpochLog, "on_epoch_end", on_epoch_end)
+    # A process in the background ignores Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_a_pretraining_that_was_cut_off_is_carried_on(rows, monkeypatch):
@@ -275,11 +285,20 @@ def test_there_has_to_be_something_to_carry_on():
 # finetune and evaluate
 
 
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    save_rows(folder / "rows.npz")
+    data = ["--data", folder / "rows.npz::x", "--labels", "y"]
+    ok("pretrain", *data, "--out", folder / "run", *SMALL)
+    ok("finetune", folder / "run", "--epochs", 2, "--seed", 1, "--quiet")
+    return folder
+
+
 @pytest.fixture
-def trained(rows):
+def trained(rows, trained_once):
     """A run, pretrained and fine-tuned on the labelled rows."""
-    ok("pretrain", "--data", "rows.npz::x", "--labels", "y", "--out", "run", *SMALL)
-    ok("finetune", "run", "--epochs", 2, "--seed", 1, "--quiet")
+    shutil.copytree(trained_once / "run", "run")
     return rows
 
 
