@@ -18,6 +18,7 @@ from click.testing import CliRunner  # noqa: E402
 import sda  # noqa: E402
 from sda import runs  # noqa: E402
 from sda.runs import Phase  # noqa: E402
+from sda_cli import options  # noqa: E402
 from sda_cli.app import COMMANDS, app  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -64,16 +65,16 @@ def fails(*arguments, status=1):
     return result.stderr
 
 
-def process(*arguments, **settings):
+def process(*arguments, cwd=None, **environment):
     """Run Python as a process of its own, which knows this checkout."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(
         [sys.executable, *arguments],
         env=environment,
         capture_output=True,
         text=True,
         timeout=120,
-        **settings,
+        cwd=cwd,
     )
 
 
@@ -438,11 +439,20 @@ def test_without_click_there_is_one_clear_line():
 
 
 def test_a_real_process(rows, tmp_path):
-    """Plain lines where there is no terminal."""
-    arguments = ["-m", "sda", "pretrain", "--data", "rows.npz::x", "--out", "run", *SMALL[:-1]]
-    done = process(*arguments, cwd=tmp_path)
+    """Plain lines where there is no terminal, and the backend that was asked for."""
+    arguments = ["pretrain", "--data", "rows.npz::x", "--out", "run", "--backend", "torch"]
+    code = "import sda_cli; sda_cli.main()"
+    done = process("-c", code, *arguments, *SMALL[:-1], cwd=tmp_path, KERAS_BACKEND="jax")
     assert done.returncode == 0, done.stderr
     assert "Layer 1/2 (16 -> 6), epoch 1/2" in done.stdout
     assert "\b" not in done.stdout
     assert "\r" not in done.stdout
+    assert Phase("run", "pretrain").record["backend"] == "torch"
     assert sda.load("run/pretrain/stack.keras").built
+
+
+def test_progress_bars_are_for_terminals(monkeypatch):
+    assert options.verbosity(quiet=False) == 2
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert options.verbosity(quiet=False) == 1
+    assert options.verbosity(quiet=True) == 0
