@@ -1,6 +1,6 @@
 """Stacked denoising autoencoders for Keras 3: pretrain layer by layer, then fine-tune."""
 
-from sda import callbacks, datasets, diagnostics, losses, plotting, semisupervised
+from sda import callbacks, datasets, losses, plotting, semisupervised
 from sda.autoencoder import DenoisingAutoencoder, dA
 from sda.corruption import (
     ComposedNoise,
@@ -34,7 +34,6 @@ __all__ = [
     "callbacks",
     "dA",
     "datasets",
-    "diagnostics",
     "fit",
     "load",
     "load_weights",
