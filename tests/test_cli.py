@@ -324,7 +324,7 @@ def test_the_error_is_that_of_the_classifier(trained):
     printed = ok("evaluate", "run", "--data", "test.npz::x")
     predicted = sda.load("run/finetune/classifier.keras").predict(x[:15], verbose=0).argmax(axis=1)
     error = 100 * np.mean(predicted != y[:15])
-    assert printed.startswith(f"error {error:.2f} ± ")
+    assert printed.startswith(f"error {error:.2f} % (")
     results = Phase("run", "finetune").results
     assert results["test"]["rows"] == 15
     confusion = [[int(np.sum((y[:15] == i) & (predicted == j))) for j in (0, 1)] for i in (0, 1)]
