@@ -262,6 +262,9 @@ def test_a_pretraining_that_was_cut_off_is_carried_on(rows, monkeypatch):
     for whole, cut in zip(*(sda.load(f"{r}/pretrain/stack.keras").get_weights()
                             for r in ("whole", "cut")), strict=True):  # fmt: skip
         np.testing.assert_array_equal(whole, cut)
+    written = os.stat("cut/pretrain/stack.keras").st_mtime_ns
+    assert "had ended already" in ok("pretrain", "--out", "cut", "--resume")
+    assert os.stat("cut/pretrain/stack.keras").st_mtime_ns == written
     assert Phase("whole", "pretrain").curves == Phase("cut", "pretrain").curves
     assert Phase("cut", "pretrain").settings == Phase("whole", "pretrain").settings
 
