@@ -10,7 +10,6 @@ collect_ignore = []
 if keras.backend.backend() != "tensorflow":
     collect_ignore += [
         "hostile",
-        "test_cli.py",
         "test_datasets.py",
         "test_larochelle2007.py",
         "test_larochelle2007_experiment.py",
@@ -28,7 +27,7 @@ if keras.backend.backend() != "tensorflow":
     ]
 # Hundreds of fits, which the others would compile one by one.
 if keras.backend.backend() != "torch":
-    collect_ignore += ["test_estimators_in_scikit_learn.py"]
+    collect_ignore += ["test_cli.py", "test_estimators_in_scikit_learn.py"]
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from click.testing import CliRunner  # noqa: E402
 import sda  # noqa: E402
 from sda import runs  # noqa: E402
 from sda.runs import Phase  # noqa: E402
+from sda_cli import options  # noqa: E402
 from sda_cli.app import COMMANDS, app  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -26,14 +28,21 @@ SMALL = ["--units", "6,4", "--epochs", "2", "--batch-size", "20", "--seed", "3",
 @pytest.fixture(autouse=True)
 def _in_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
 def rows():
     """40 rows of 16 values with labels, in rows.npz."""
+    return save_rows("rows.npz")
+
+
+def save_rows(path):
     generator = np.random.default_rng(1)
     x, y = generator.random((40, 16)).astype("float32"), np.arange(40) % 2
-    np.savez("rows.npz", x=x, y=y)
+    np.savez(path, x=x, y=y)
     return x, y
 
 
@@ -56,16 +65,16 @@ def fails(*arguments, status=1):
     return result.stderr
 
 
-def process(*arguments, **settings):
+def process(*arguments, cwd=None, **environment):
     """Run Python as a process of its own, which knows this checkout."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(
         [sys.executable, *arguments],
         env=environment,
         capture_output=True,
         text=True,
         timeout=120,
-        **settings,
+        cwd=cwd,
     )
 
 
@@ -237,6 +246,8 @@ def interrupt_after(monkeypatch, epochs):
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(EpochLog, "on_epoch_end", on_epoch_end)
+    # A process in the background ignores Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_a_pretraining_that_was_cut_off_is_carried_on(rows, monkeypatch):
@@ -251,6 +262,9 @@ def test_a_pretraining_that_was_cut_off_is_carried_on(rows, monkeypatch):
     for whole, cut in zip(*(sda.load(f"{r}/pretrain/stack.keras").get_weights()
                             for r in ("whole", "cut")), strict=True):  # fmt: skip
         np.testing.assert_array_equal(whole, cut)
+    written = os.stat("cut/pretrain/stack.keras").st_mtime_ns
+    assert "had ended already" in ok("pretrain", "--out", "cut", "--resume")
+    assert os.stat("cut/pretrain/stack.keras").st_mtime_ns == written
     assert Phase("whole", "pretrain").curves == Phase("cut", "pretrain").curves
     assert Phase("cut", "pretrain").settings == Phase("whole", "pretrain").settings
 
@@ -275,11 +289,20 @@ def test_there_has_to_be_something_to_carry_on():
 # finetune and evaluate
 
 
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    save_rows(folder / "rows.npz")
+    data = ["--data", folder / "rows.npz::x", "--labels", "y"]
+    ok("pretrain", *data, "--out", folder / "run", *SMALL)
+    ok("finetune", folder / "run", "--epochs", 2, "--seed", 1, "--quiet")
+    return folder
+
+
 @pytest.fixture
-def trained(rows):
+def trained(rows, trained_once):
     """A run, pretrained and fine-tuned on the labelled rows."""
-    ok("pretrain", "--data", "rows.npz::x", "--labels", "y", "--out", "run", *SMALL)
-    ok("finetune", "run", "--epochs", 2, "--seed", 1, "--quiet")
+    shutil.copytree(trained_once / "run", "run")
     return rows
 
 
@@ -304,7 +327,7 @@ def test_the_error_is_that_of_the_classifier(trained):
     printed = ok("evaluate", "run", "--data", "test.npz::x")
     predicted = sda.load("run/finetune/classifier.keras").predict(x[:15], verbose=0).argmax(axis=1)
     error = 100 * np.mean(predicted != y[:15])
-    assert printed.startswith(f"error {error:.2f} ± ")
+    assert printed.startswith(f"error {error:.2f} % (")
     results = Phase("run", "finetune").results
     assert results["test"]["rows"] == 15
     confusion = [[int(np.sum((y[:15] == i) & (predicted == j))) for j in (0, 1)] for i in (0, 1)]
@@ -419,11 +442,20 @@ def test_without_click_there_is_one_clear_line():
 
 
 def test_a_real_process(rows, tmp_path):
-    """Plain lines where there is no terminal."""
-    arguments = ["-m", "sda", "pretrain", "--data", "rows.npz::x", "--out", "run", *SMALL[:-1]]
-    done = process(*arguments, cwd=tmp_path)
+    """Plain lines where there is no terminal, and the backend that was asked for."""
+    arguments = ["pretrain", "--data", "rows.npz::x", "--out", "run", "--backend", "torch"]
+    code = "import sda_cli; sda_cli.main()"
+    done = process("-c", code, *arguments, *SMALL[:-1], cwd=tmp_path, KERAS_BACKEND="jax")
     assert done.returncode == 0, done.stderr
     assert "Layer 1/2 (16 -> 6), epoch 1/2" in done.stdout
     assert "\b" not in done.stdout
     assert "\r" not in done.stdout
+    assert Phase("run", "pretrain").record["backend"] == "torch"
     assert sda.load("run/pretrain/stack.keras").built
+
+
+def test_progress_bars_are_for_terminals(monkeypatch):
+    assert options.verbosity(quiet=False) == 2
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert options.verbosity(quiet=False) == 1
+    assert options.verbosity(quiet=True) == 0
