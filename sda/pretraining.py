@@ -150,7 +150,8 @@ class GreedyPretrainer:
             verbose: 0 silent, 1 progress bar, 2 one line an epoch, "auto" means 1.
 
         Returns:
-            List of `keras.callbacks.History`, one a layer.
+            List of `keras.callbacks.History`, one a layer. `loss` is what was minimised; the
+            penalties in it are logged beside it, as `sparsity` and `contraction`.
 
         Raises:
             ValueError: If the data are empty, of the wrong shape, not finite (but for NaN where the

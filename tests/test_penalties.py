@@ -70,7 +70,7 @@ def step(layer, eagerly):
 
 PENALTIES = {
     "KL": ({"sparsity": sda.penalties.KLSparsity(TARGET, BETA)}, ("sigmoid",)),
-    "L1": ({"sparsity": keras.regularizers.L1(LASSO)}, ("sigmoid", "tanh")),
+    "L1": ({"sparsity": keras.regularizers.L1(LASSO)}, ("tanh",)),
     "contraction": ({"contraction": LAMBDA}, ("sigmoid", "tanh", "softplus")),
     "both": (
         {"sparsity": sda.penalties.KLSparsity(TARGET, BETA), "contraction": LAMBDA}, ("sigmoid",),
@@ -81,6 +81,7 @@ CASES = [
     for name, (_, activations) in PENALTIES.items()
     for activation in activations
     for tied in (True, False)
+    if tied or (activation == "sigmoid" and name in ("contraction", "both"))
 ]
 
 
@@ -131,13 +132,12 @@ def test_value_and_gradient_are_those_of_finite_differences(name, activation, ti
         )
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_plain_keras_fit_takes_the_same_step(tied):
+def test_plain_keras_fit_takes_the_same_step():
     settings = PENALTIES["both"][0]
-    expected, logs = step(made(tied=tied, **settings), eagerly=True)
-    layer = made(tied=tied, **settings)
+    expected, logs = step(made(**settings), eagerly=True)
+    layer = made(**settings)
     model = keras.Sequential([keras.Input((5,)), layer])
-    model.compile(keras.optimizers.SGD(RATE), sda.losses.SquaredError(), run_eagerly=True)
+    model.compile(keras.optimizers.SGD(RATE), sda.losses.SquaredError())
     before = numbers(layer)
     history = model.fit(X, X, batch_size=len(X), shuffle=False, verbose=0)
     assert history.history["loss"][0] == pytest.approx(logs["loss"][0], rel=1e-5)
@@ -220,26 +220,31 @@ def rows():
     return np.random.default_rng(1).random((200, 12)).astype("float32")
 
 
+@pytest.fixture(scope="module")
+def plain():
+    """A stack that was pretrained without penalties."""
+    return pretrained()[0]
+
+
 def norm_of(stack):
     W, b = (v.astype("float64") for v in stack.autoencoders[0].encoder.get_weights())
     return jacobian_norm(lambda x: sigmoid(x @ W + b), rows().astype("float64"))
 
 
-def test_training_brings_mean_activations_to_the_target():
-    plain = pretrained()[0].encode(rows()).mean(axis=0)
+def test_training_brings_mean_activations_to_the_target(plain):
+    before = plain.encode(rows()).mean(axis=0)
     sparse, (history,) = pretrained(sparsity=sda.penalties.KLSparsity(0.1, weight=3.0))
     means = sparse.encode(rows()).mean(axis=0)
-    assert abs(plain - 0.1).mean() > 0.2
+    assert abs(before - 0.1).mean() > 0.2
     np.testing.assert_allclose(means, 0.1, atol=0.02)
     assert history.history["sparsity"][-1] < 0.05 * history.history["sparsity"][0]
 
 
-def test_training_contracts_the_jacobian_and_l1_lowers_the_codes():
-    plain = pretrained(epochs=20)[0]
-    contracted, (history,) = pretrained(epochs=20, contraction=0.5)
+def test_training_contracts_the_jacobian_and_l1_lowers_the_codes(plain):
+    contracted, (history,) = pretrained(contraction=0.5)
     assert norm_of(contracted) < 0.5 * norm_of(plain)
     assert history.history["contraction"][-1] < 0.5 * history.history["contraction"][0]
-    lowered, _ = pretrained(epochs=20, sparsity=keras.regularizers.L1(0.5))
+    lowered, _ = pretrained(sparsity=keras.regularizers.L1(0.5))
     assert lowered.encode(rows()).mean() < 0.5 * plain.encode(rows()).mean()
 
 
