@@ -135,18 +135,42 @@ def hidden_cells(shape, share, seed):
 
 def fill_in(x, columns, method, recipe, seed):
     """Return the features `x` without gaps."""
-    from sklearn.experimental import enable_iterative_imputer  # noqa: F401
-    from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
+    from sklearn.impute import KNNImputer, SimpleImputer
 
     if method == "autoencoder":
         return trained(columns, x, recipe, seed).impute(x)
+    if method == "chained regressions":
+        return chained_regressions(x, np.array(columns.groups), seed)
     # The mean of one-hot code is largest at the most frequent value.
-    imputer = {
-        "mean or mode": SimpleImputer(),
-        "nearest neighbours": KNNImputer(),
-        "chained regressions": IterativeImputer(max_iter=20, tol=1e-2, random_state=seed),
-    }[method]
+    imputer = SimpleImputer() if method == "mean or mode" else KNNImputer()
     return imputer.fit_transform(x)
+
+
+def chained_regressions(x, groups, seed):
+    """Return `x` without gaps, each column predicted from the others, in turn and again.
+
+    The last value of a category is left out and follows from the others: with it, each of them
+    would be predicted from the rest of its own group, which is missing too.
+    """
+    from sklearn.experimental import enable_iterative_imputer  # noqa: F401
+    from sklearn.impute import IterativeImputer
+
+    sizes = groups[groups > 1]
+    last = (np.cumsum(groups) - 1)[groups > 1]
+    rest = np.setdiff1d(np.arange(x.shape[1]), last)
+    known = x[:, rest]
+    imputer = IterativeImputer(
+        max_iter=20,
+        random_state=seed,
+        # Within what was seen: else the regressions can run away from each other.
+        min_value=np.nanmin(known, axis=0),
+        max_value=np.nanmax(known, axis=0),
+    )
+    filled = np.empty(x.shape)
+    filled[:, rest] = imputer.fit_transform(known)
+    for end, size in zip(last, sizes, strict=True):
+        filled[:, end] = 1 - filled[:, end - size + 1 : end].sum(axis=1)
+    return filled
 
 
 def imputation_errors(filled, table, hidden, columns):
