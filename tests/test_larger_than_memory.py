@@ -84,6 +84,7 @@ def test_weights_that_differ_are_told(tmp_path):
     result = {
         "gigabytes": 20.07, "limit_gigabytes": 2.0, "limit_holds": True, "peak_resident_mb": 900.0,
         "examples_a_second": speeds, "equal": False,
+        "cpu_microseconds_an_example": {"streamed": 50.5, "in_ram": 40.1},
     }  # fmt: skip
     part = {
         "settings": larger.plan(larger.Sizes(), 1)[1], "result": result, "backend": "torch",
@@ -94,6 +95,7 @@ def test_weights_that_differ_are_told(tmp_path):
     for text in (
         "6,400,000 rows, 20.07 GB", "| streamed, the epoch | 80 | 0.80 |",
         "checks before it | 70 | 0.70", "weights are different", "did not fit", "median of 3",
+        "50.5 µs an example streamed, 40.1 in RAM",
     ):  # fmt: skip
         assert text in report
 
