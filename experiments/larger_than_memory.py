@@ -108,13 +108,13 @@ def write(path, rows, **settings):
 
 
 class Clock(keras.callbacks.Callback):
-    """Keeps when the epoch began and ended."""
+    """Keeps when the epoch began and ended, and the seconds of all cores in between."""
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.begin = time.monotonic()
+        self.begin, self.cpu = time.monotonic(), time.process_time()
 
     def on_epoch_end(self, epoch, logs=None):
-        self.end = time.monotonic()
+        self.end, self.cpu = time.monotonic(), time.process_time() - self.cpu
 
 
 def opened(source, path, rows, seed):
@@ -158,6 +158,7 @@ def train(source, path, rows, units, batch_size, resident_bytes, limit, seed):
         "begin": begin,
         "epoch_begin": clock.begin,
         "epoch_end": clock.end,
+        "cpu_microseconds_an_example": round(1e6 * clock.cpu / rows, 1),
         "loss": round(history.history["loss"][-1], 4),
         "peak_resident_mb": mb(memory("VmHWM")),
         "weights": digest(stack),
@@ -210,6 +211,7 @@ def compare_sources(folder, seed, rows, **settings):
     return {
         source: {
             "examples_a_second": round(speed(rows, result)),
+            "cpu_microseconds_an_example": result["cpu_microseconds_an_example"],
             "peak_resident_mb": result["peak_resident_mb"],
             "equal": result["weights"] == found["ram"]["weights"],
         }
@@ -226,10 +228,12 @@ def stream(folder, seed, rows, rows_in_ram, legs, seconds_between_legs, **settin
     in_ram = {
         **settings, "source": "ram", "path": None, "rows": rows_in_ram, "seed": seed, "limit": None,
     }  # fmt: skip
-    speeds, pauses = [], []
+    speeds, cpu, pauses = [], [], []
 
     def leg():
-        speeds.append(speed(rows_in_ram, ended(*started(folder, **in_ram))))
+        result = ended(*started(folder, **in_ram))
+        speeds.append(speed(rows_in_ram, result))
+        cpu.append(result["cpu_microseconds_an_example"])
 
     leg()
     file = os.open(path, os.O_RDONLY)
@@ -271,6 +275,10 @@ def stream(folder, seed, rows, rows_in_ram, legs, seconds_between_legs, **settin
             "streamed_with_checks": round(speed(rows, streamed, pauses, "begin")),
             "made_in_ram": round(speed(rows, made)),
             "in_ram": [round(s) for s in speeds],
+        },
+        "cpu_microseconds_an_example": {
+            "streamed": streamed["cpu_microseconds_an_example"],
+            "in_ram": statistics.median(cpu),
         },
         "loss": streamed["loss"],
         "equal": streamed["weights"] == made["weights"],
@@ -322,11 +330,12 @@ def report(found, out):
                 f"{part['backend']}: streamed, beside the array in RAM.",
                 "",
                 parts.table(
-                    ["source", "examples a second", "MB resident, peak", "weights"],
+                    ["source", "examples a second", "CPU µs each", "MB resident, peak", "weights"],
                     [
                         [
                             source,
                             f"{r['examples_a_second']:,}",
+                            r["cpu_microseconds_an_example"],
                             f"{r['peak_resident_mb']:,.0f}",
                             "equal" if r["equal"] else "different",
                         ]
@@ -358,7 +367,9 @@ def report(found, out):
                 ],
             ),
             "",
-            f"Each leg in RAM: {', '.join(f'{s:,}' for s in speeds['in_ram'])} examples a second.",
+            f"Each leg in RAM: {', '.join(f'{s:,}' for s in speeds['in_ram'])} examples a second. "
+            f"All cores together took {result['cpu_microseconds_an_example']['streamed']} µs an "
+            f"example streamed, {result['cpu_microseconds_an_example']['in_ram']} in RAM.",
             "",
             f"The weights are {'equal' if result['equal'] else 'different'} to those of the same "
             "rows made in RAM when they were asked for. At its peak the process had "

@@ -11,9 +11,11 @@ if keras.backend.backend() != "tensorflow":
     collect_ignore += [
         "hostile",
         "test_datasets.py",
+        "test_larger_than_memory.py",
         "test_larochelle2007.py",
         "test_larochelle2007_experiment.py",
         "test_noise_types.py",
+        "test_reading.py",
         "test_readme.py",
         "test_report.py",
         "test_runs.py",

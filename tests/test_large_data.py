@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import sda
-from sda import codes
+from sda import checkpoint, codes
 from sda.training import fit as training
 
 WIDTH = 12
@@ -38,16 +38,6 @@ def pieces(monkeypatch, tmp_path):
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     return read
-
-
-@pytest.fixture
-def in_memory(monkeypatch):
-    """Turns that off again."""
-
-    def resident():
-        monkeypatch.setattr(training, "RESIDENT_BYTES", 2**30)
-
-    return resident
 
 
 def data(rows=60):
@@ -128,7 +118,7 @@ def split(source, folder, some):
     return tuple(found) if isinstance(found, list) else found
 
 
-def pretrain(source, folder, shuffle=True, units=(8, 5), validation=True, **settings):
+def pretrain(source, folder, shuffle=True, units=(6,), validation=True, **settings):
     x = data()[0]
     stack = sda.StackedDenoisingAutoencoder(list(units), corruption=0.3, seed=1)
     settings = {"epochs": 2, "batch_size": 5, "codes": "disk", "seed": 1, **settings}
@@ -140,26 +130,38 @@ def pretrain(source, folder, shuffle=True, units=(8, 5), validation=True, **sett
         shuffle=shuffle,
         verbose=0,
     )
-    return stack, [history.history for history in histories]
+    return stack.get_weights(), [history.history for history in histories]
+
+
+MADE = []
 
 
 def classifier():
-    model = keras.Sequential(
-        [
-            keras.Input((WIDTH,)),
-            keras.layers.Dense(6, "tanh", kernel_initializer=keras.initializers.GlorotUniform(1)),
-            keras.layers.Dropout(0.3, seed=1),
-            keras.layers.Dense(
-                3, "softmax", kernel_initializer=keras.initializers.GlorotUniform(2)
-            ),
-        ]
-    )
-    model.compile(keras.optimizers.SGD(0.1, 0.9), "sparse_categorical_crossentropy")
+    """Return the one model of this file, which is compiled once, as it was when it was made."""
+    if not MADE:
+        start = keras.initializers.GlorotUniform(1)
+        model = keras.Sequential(
+            [
+                keras.Input((WIDTH,)),
+                keras.layers.Dense(6, "tanh", kernel_initializer=start),
+                keras.layers.Dropout(0.3, seed=1),
+                keras.layers.Dense(3, "softmax", kernel_initializer=start),
+            ]
+        )
+        model.compile(keras.optimizers.SGD(0.1, 0.9), "sparse_categorical_crossentropy")
+        model.optimizer.build(model.trainable_variables)
+        MADE.extend([model, checkpoint.values(changing(model))])
+    model, values = MADE
+    checkpoint.assign(changing(model), values, "own")
     return model
 
 
-def finetune(source, folder, shuffle=True, model=None, **settings):
-    model = model or classifier()
+def changing(model):
+    return [*model.variables, *model.optimizer.variables]
+
+
+def finetune(source, folder, shuffle=True, **settings):
+    model = classifier()
     train, score = (split(source, folder / name, list(data())) for name in ("train", "score"))
     if isinstance(train, tuple):
         x, y, weight = train
@@ -168,7 +170,7 @@ def finetune(source, folder, shuffle=True, model=None, **settings):
         train = {"x": train}
     settings = {"batch_size": 5, "epochs": 2, "seed": 1, "verbose": 0, **settings}
     history = sda.fit(model, **train, validation_data=score, shuffle=shuffle, **settings)
-    return model, history.history
+    return model.get_weights(), history.history
 
 
 def assert_same(some, others):
@@ -181,15 +183,28 @@ def readers():
     return [thread for thread in threading.enumerate() if thread.name.startswith("sda-reader")]
 
 
-@pytest.fixture(scope="module")
-def resident(tmp_path_factory):
+RESIDENT = {}
+
+
+@pytest.fixture
+def resident(monkeypatch, tmp_path):
     """What is learned from arrays that are on the device as a whole."""
-    folder = tmp_path_factory.mktemp("resident")
-    return {
-        (train, shuffle): train(arrays, folder / f"{train.__name__}{shuffle}", shuffle=shuffle)
-        for train in (pretrain, finetune)
-        for shuffle in (True, False)
-    }
+
+    def learned(train, **settings):
+        key = (train, str(settings))
+        if key not in RESIDENT:
+            with monkeypatch.context() as patch:
+                patch.setattr(training, "RESIDENT_BYTES", 2**30)
+                RESIDENT[key] = train(arrays, tmp_path / "resident", **settings)
+        return RESIDENT[key]
+
+    return learned
+
+
+def assert_equal(found, expected):
+    """Compare weights and logs."""
+    assert_same(found[0], expected[0])
+    assert found[1] == expected[1]
 
 
 # The same weights
@@ -200,36 +215,38 @@ def resident(tmp_path_factory):
 def test_streamed_rows_give_the_weights_that_they_give_in_memory(
     resident, pieces, tmp_path, train, source
 ):
-    model, logs = train(source, tmp_path)
-    expected, expected_logs = resident[train, True]
-    assert_same(model.get_weights(), expected.get_weights())
-    assert logs == expected_logs
+    expected = resident(train)
+    assert not pieces
+    assert_equal(train(source, tmp_path), expected)
     # An epoch reads 3 pieces, and one for validation.
     assert len(pieces) >= 2 * (3 + 1)
     assert all(name.startswith("sda-reader") for name in pieces)
     assert not readers()
-    assert not list((tmp_path / "scratch").iterdir())
+    assert not list((tmp_path / "scratch").glob("sda-*"))
 
 
-@pytest.mark.parametrize("source", [gzip, py_dataset])
-@pytest.mark.parametrize("train", [pretrain, finetune])
+@pytest.mark.parametrize(("train", "source"), [(pretrain, gzip), (finetune, py_dataset)])
 def test_so_do_rows_in_their_own_order(resident, tmp_path, train, source):
-    model, logs = train(source, tmp_path, shuffle=False)
-    expected, expected_logs = resident[train, False]
-    assert_same(model.get_weights(), expected.get_weights())
-    assert logs == expected_logs
+    found = train(source, tmp_path, shuffle=False)
+    assert_equal(found, resident(train, shuffle=False))
+    assert np.any(found[0][0] != resident(train)[0][0])
 
 
-def test_few_rows_are_read_once(in_memory, pieces, tmp_path):
-    in_memory()
+def test_so_do_codes_on_disk_above_the_input_on_disk(resident, tmp_path):
+    units = (8, 5)
+    assert_equal(pretrain(h5, tmp_path, units=units), resident(pretrain, units=units))
+
+
+def test_few_rows_are_read_once(pieces, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "RESIDENT_BYTES", 2**30)
     finetune(h5, tmp_path)
     assert not pieces
 
 
 def test_steps_a_dispatch_do_not_matter(resident, tmp_path):
-    for steps in (1, 4, 12):
-        model, _ = finetune(memmap, tmp_path / str(steps), steps_per_execution=steps)
-        assert_same(model.get_weights(), resident[finetune, True][0].get_weights())
+    for steps in (1, 4):
+        found = finetune(memmap, tmp_path / str(steps), steps_per_execution=steps)
+        assert_equal(found, resident(finetune))
 
 
 # Memory
@@ -247,8 +264,8 @@ def test_memory_is_that_of_some_pieces(tmp_path, monkeypatch):
         "batches": Batches([np.memmap(tmp_path / "rows", "float32", "r", shape=shape)], 1000),
     }
     for name, x in sources.items():
-        stack = sda.StackedDenoisingAutoencoder([4, 4], seed=1)
-        pretrainer = sda.GreedyPretrainer(stack, epochs=1, batch_size=1000, codes="disk", seed=1)
+        stack = sda.StackedDenoisingAutoencoder([4], seed=1)
+        pretrainer = sda.GreedyPretrainer(stack, epochs=1, batch_size=1000, seed=1)
         tracemalloc.start()
         try:
             pretrainer.fit(x, verbose=0)
@@ -284,7 +301,7 @@ class Rows:
 def test_errors_of_the_reader_are_raised_by_fit(tmp_path):
     x, y, _ = data()
     model = classifier()
-    for fails_at in (0, 1, 4):
+    for fails_at in (0, 4):
         with pytest.raises(OSError, match="the disk is gone"):
             sda.fit(model, Rows(x, fails_at), y, 5, 2, verbose=0)
         assert not readers()
@@ -327,8 +344,7 @@ def handles():
     return len(os.listdir("/proc/self/fd")) if pathlib.Path("/proc/self/fd").exists() else 0
 
 
-@pytest.mark.parametrize("source", [h5, py_dataset])
-@pytest.mark.parametrize("action", [stop, interrupt])
+@pytest.mark.parametrize(("source", "action"), [(h5, stop), (py_dataset, interrupt)])
 def test_a_run_that_stops_early_leaves_no_thread_and_no_file(tmp_path, source, action):
     counts = []
     for number in range(3):
@@ -339,7 +355,7 @@ def test_a_run_that_stops_early_leaves_no_thread_and_no_file(tmp_path, source, a
         except KeyboardInterrupt:
             assert action is interrupt
         assert not readers()
-        assert not list((tmp_path / "scratch").iterdir())
+        assert not list((tmp_path / "scratch").glob("sda-*"))
         while OPEN:
             OPEN.pop().close()
         gc.collect()  # what an error's traceback held
@@ -357,28 +373,17 @@ def test_a_streamed_run_goes_on_bit_for_bit_from_whatever_source(
     settings = {"checkpoint_dir": tmp_path / "run", "checkpoint_every": 0, "steps_per_execution": 1}
     with pytest.raises(KeyboardInterrupt):
         finetune(begun, tmp_path / "a", callbacks=[At(4, interrupt)], **settings)
-    model = classifier()
-    model.set_weights([w + 1 for w in model.get_weights()])
-    model, logs = finetune(
-        resumed, tmp_path / "b", model=model, callbacks=[At(4, None)], **settings
-    )
-    expected, expected_logs = resident[finetune, True]
-    assert_same(model.get_weights(), expected.get_weights())
-    assert logs == expected_logs
+    found = finetune(resumed, tmp_path / "b", callbacks=[At(4, None)], **settings)
+    assert_equal(found, resident(finetune))
 
 
 def test_a_streamed_schedule_goes_on_bit_for_bit(resident, tmp_path):
-    settings = {"checkpoint_dir": tmp_path / "run", "checkpoint_every": 0}
+    settings = {"checkpoint_dir": tmp_path / "run", "checkpoint_every": 0, "units": (8, 5)}
+    stops = [At(11, None), At(11, interrupt)]
     with pytest.raises(KeyboardInterrupt):
-        pretrain(
-            h5, tmp_path / "a", callbacks=lambda k: [At(11, interrupt if k else None)], **settings
-        )
-    stack, logs = pretrain(
-        py_dataset, tmp_path / "b", callbacks=lambda k: [At(11, None)], **settings
-    )
-    expected, expected_logs = resident[pretrain, True]
-    assert_same(stack.get_weights(), expected.get_weights())
-    assert logs == expected_logs
+        pretrain(h5, tmp_path / "a", callbacks=lambda k: [stops[k]], **settings)
+    found = pretrain(py_dataset, tmp_path / "b", callbacks=lambda k: [At(11, None)], **settings)
+    assert_equal(found, resident(pretrain, units=(8, 5)))
 
 
 # Codes
@@ -392,7 +397,7 @@ def test_the_codes_of_one_layer_are_on_disk_at_a_time(tmp_path):
 
     pretrain(h5, tmp_path, units=(8, 5, 4), callbacks=lambda k: [At(11, look)], validation=False)
     assert found == [[], ["layer_1.h5"], ["layer_2.h5"]]
-    assert not list((tmp_path / "scratch").iterdir())
+    assert not list((tmp_path / "scratch").glob("sda-*"))
 
 
 def test_codes_that_the_disk_has_no_room_for_are_refused_before_anything_is_trained(
@@ -403,7 +408,7 @@ def test_codes_that_the_disk_has_no_room_for_are_refused_before_anything_is_trai
 
     monkeypatch.setattr(codes.shutil, "disk_usage", lambda path: Disk)
     with pytest.raises(ValueError, match=r'fit the 1919 bytes that are free.*"recompute".*1920 by'):
-        pretrain(h5, tmp_path, callbacks=lambda k: [At(0, interrupt)])
+        pretrain(h5, tmp_path, units=(8, 5), callbacks=lambda k: [At(0, interrupt)])
 
 
 # Errors
@@ -434,7 +439,7 @@ def test_a_dataset_of_unknown_length_that_never_ends_is_refused(tmp_path, monkey
     with pytest.raises(ValueError, match=r"`x` to end, and to fit 90% of the free disk space"):
         sda.GreedyPretrainer(stack).fit(endless(data()[0]), verbose=0)
     assert not stack.built
-    assert not list((tmp_path / "scratch").iterdir())
+    assert not list((tmp_path / "scratch").glob("sda-*"))
 
 
 def test_targets_beside_a_dataset_of_batches_are_refused():

@@ -51,6 +51,8 @@ def test_rows_of_a_mapped_file_are_those_of_the_array(tmp_path, count):
         assert type(found) is np.ndarray
         assert found.flags.owndata
         np.testing.assert_array_equal(found, array[index])
+    for index in (3, [1, 2], array[:, 0] > 20, (slice(1, 4), 2), np.array([[1, 2], [3, 4]])):
+        np.testing.assert_array_equal(source[index], array[index])
     with pytest.raises(IndexError):
         source[np.array([0, count])]
 

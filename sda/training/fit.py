@@ -467,7 +467,7 @@ class Evaluator:
         batch_size = min(batch_size, rows)
         whole = rows // batch_size
         order = np.arange(rows, dtype="int32")
-        self.steps = max(whole, 1)
+        self.steps = whole
         self.dispatches = [
             m
             for m in (
@@ -547,9 +547,12 @@ class Feed:
 
 
 def host(array):
-    """Return the array in the precision that travels: floats in Keras's floatx."""
+    """Return rows that were read in the precision that travels: floats in Keras's floatx."""
     array = np.asarray(array)
-    return array.astype(keras.config.floatx()) if array.dtype.kind == "f" else array
+    if array.dtype.kind != "f":
+        return array
+    # A view is part of the source, which somebody may write to.
+    return array.astype(keras.config.floatx(), copy=not array.flags.owndata)
 
 
 def _lengthened(array, rows):

@@ -29,11 +29,13 @@ class MappedRows:
         return self.shape[0]
 
     def __getitem__(self, rows):
-        """Return a copy of the rows that a slice, or a NumPy array of indices, names."""
+        """Return a copy of what `rows` names: by several threads for a slice or many indices."""
         if isinstance(rows, slice):
             view, count = self.array[rows], len(range(*rows.indices(len(self))))
-        else:
+        elif isinstance(rows, np.ndarray) and rows.ndim == 1 and rows.dtype.kind in "iu":
             view, count = None, len(rows)
+        else:
+            return np.array(self.array[rows])
         copy = np.empty((count, *self.shape[1:]), self.dtype)
 
         def fill(start):

@@ -1,0 +1,118 @@
+import dataclasses
+import json
+import signal
+
+import numpy as np
+import pytest
+
+from sda.training import fit as training
+
+pytest.importorskip("resource")
+
+from experiments import larger_than_memory as larger
+from experiments import parts
+
+SIZES = dataclasses.replace(
+    larger.QUICK, rows=1500, rows_in_ram=300, rows_a_source=1200, units=5, legs=3,
+    seconds_between_legs=-1, resident_bytes=2**20,
+)  # fmt: skip
+
+
+class Process:
+    """Stands for a process that has done its work, and is seen at it three times."""
+
+    def __init__(self, signals):
+        self.looks, self.signals = 3, signals
+
+    def poll(self):
+        self.looks -= 1
+        return None if self.looks >= 0 else 0
+
+    def wait(self):
+        return 0
+
+    def kill(self):
+        pass
+
+    def send_signal(self, number):
+        self.signals.append(number)
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """Trains in this process; the lists have the limits and the signals that were not set."""
+    limits, signals = [], []
+    monkeypatch.setattr(larger.resource, "setrlimit", lambda _, limit: limits.append(limit))
+    monkeypatch.setattr(larger.time, "sleep", lambda _: None)
+    monkeypatch.setattr(training, "RESIDENT_BYTES", training.RESIDENT_BYTES)  # is put back
+
+    def started(folder, **settings):
+        out = folder / f"{settings['source']}.json"
+        larger.main(["--train", json.dumps(settings), str(out)])
+        return Process(signals), out
+
+    monkeypatch.setattr(larger, "started", started)
+    return limits, signals
+
+
+def test_the_experiment_from_end_to_end(tmp_path, alone):
+    limits, signals = alone
+    plan = larger.plan(SIZES, 1)
+    found = parts.complete(plan, larger.compute(tmp_path), larger.report, tmp_path / "out")
+    sources, stream = (part["result"] for part in found)
+    assert [name for name, r in sources.items() if r["equal"]] == ["ram", *larger.SOURCES]
+    assert stream["equal"]
+    # One before, one at each look until there are three, one at the end.
+    assert len(stream["examples_a_second"]["in_ram"]) == 4
+    assert signals == [signal.SIGSTOP, signal.SIGCONT] * 2
+    # All but what is resident.
+    assert limits == [(larger.LIMIT, larger.LIMIT)] * (len(larger.SOURCES) + 2)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    report = (tmp_path / "out" / "results.md").read_text()
+    for line in ("| gzip |", "| in RAM |", "| streamed, with the checks before it |"):
+        assert line in report
+    assert "different" not in report
+
+
+def test_weights_that_differ_are_told(tmp_path):
+    speeds = {
+        "streamed": 80,
+        "streamed_with_checks": 70,
+        "made_in_ram": 90,
+        "in_ram": [100, 90, 110],
+    }
+    result = {
+        "gigabytes": 20.07, "limit_gigabytes": 2.0, "limit_holds": True, "peak_resident_mb": 900.0,
+        "examples_a_second": speeds, "equal": False,
+        "cpu_microseconds_an_example": {"streamed": 50.5, "in_ram": 40.1},
+    }  # fmt: skip
+    part = {
+        "settings": larger.plan(larger.Sizes(), 1)[1], "result": result, "backend": "torch",
+        "seed": 1, "versions": {"torch": "2"}, "machine": {"processor": "P", "cores": 2},
+    }  # fmt: skip
+    larger.report([part], tmp_path)
+    report = (tmp_path / "results.md").read_text()
+    for text in (
+        "6,400,000 rows, 20.07 GB", "| streamed, the epoch | 80 | 0.80 |",
+        "checks before it | 70 | 0.70", "weights are different", "did not fit", "median of 3",
+        "50.5 µs an example streamed, 40.1 in RAM",
+    ):  # fmt: skip
+        assert text in report
+
+
+def test_the_time_of_pauses_does_not_count():
+    result = {"begin": 0.0, "epoch_begin": 10.0, "epoch_end": 30.0}
+    pauses = [(5.0, 12.0), (20.0, 25.0), (29.0, 40.0)]
+    assert larger.speed(100, result) == 5
+    assert larger.speed(120, result, pauses) == 120 / (20 - 2 - 5 - 1)
+    assert larger.speed(170, result, pauses, "begin") == 170 / (30 - 7 - 5 - 1)
+
+
+def test_made_rows_are_the_same_in_any_order():
+    rows = larger.MadeRows(12_000, seed=1)
+    whole = rows[:]
+    assert whole.dtype == "float32"
+    assert 0 <= whole.min() < whole.max() <= 1
+    order = np.random.default_rng(1).permutation(12_000)
+    np.testing.assert_array_equal(rows[order], whole[order])
+    assert len(np.unique(whole[:, 0])) > 11_000
