@@ -1,6 +1,6 @@
 """Stacked denoising autoencoders for Keras 3: pretrain layer by layer, then fine-tune."""
 
-from sda import callbacks, datasets, losses, plotting, semisupervised, sweep
+from sda import callbacks, datasets, losses, plotting, population, semisupervised, sweep
 from sda.autoencoder import DenoisingAutoencoder, dA
 from sda.corruption import (
     ComposedNoise,
@@ -41,6 +41,7 @@ __all__ = [
     "load_weights",
     "losses",
     "plotting",
+    "population",
     "semisupervised",
     "sweep",
 ]

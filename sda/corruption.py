@@ -109,7 +109,7 @@ class SelectiveNoise(Corruption):
         raise NotImplementedError
 
     def corrupt(self, x):
-        if self.rate == 0:
+        if _is_zero(self.rate):
             return x, ops.zeros_like(x, dtype="bool")
         # In float32 under every dtype policy: a bfloat16 draw has steps of 1/128, and would turn a
         # rate of 0.3 into 0.305.
@@ -242,7 +242,7 @@ class GaussianNoise(Corruption):
         )
 
     def corrupt(self, x):
-        if self.stddev == 0:
+        if _is_zero(self.stddev):
             return x, None
         noise = keras.random.normal(
             ops.shape(x), stddev=self.stddev, dtype="float32", seed=self.seed_generator
@@ -318,6 +318,11 @@ class ComposedNoise(Corruption):
     def from_config(cls, config):
         noises = [keras.saving.deserialize_keras_object(noise) for noise in config["noises"]]
         return cls(**{**config, "noises": noises})
+
+
+def _is_zero(level):
+    # Where several models are traced as one, a level is a tensor.
+    return isinstance(level, (int, float)) and level == 0
 
 
 def get(identifier):

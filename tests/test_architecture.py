@@ -47,7 +47,7 @@ MAY_KNOW = {
 }
 # What only the names listed may know: the higher floors of the house.
 KNOWN_BY = {
-    "pretraining": {"", "estimators", "sweep.trial", "cli"},
+    "pretraining": {"", "estimators", "population", "sweep.trial", "cli"},
     "estimators": {"", "sweep.trial", "cli"},
     "sweep": {"", "cli"},
     "sweep.search": {"sweep"},
