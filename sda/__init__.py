@@ -1,6 +1,15 @@
 """Stacked denoising autoencoders for Keras 3: pretrain layer by layer, then fine-tune."""
 
-from sda import callbacks, datasets, losses, plotting, population, semisupervised, sweep
+from sda import (
+    callbacks,
+    datasets,
+    diagnostics,
+    losses,
+    plotting,
+    population,
+    semisupervised,
+    sweep,
+)
 from sda.autoencoder import DenoisingAutoencoder, dA
 from sda.corruption import (
     ComposedNoise,
@@ -36,6 +45,7 @@ __all__ = [
     "callbacks",
     "dA",
     "datasets",
+    "diagnostics",
     "fit",
     "load",
     "load_weights",

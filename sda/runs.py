@@ -107,7 +107,7 @@ class Phase:
 
         Args:
             settings: Dictionary of strings, numbers, booleans and lists of these. What is None is
-                left out.
+                left out. A run that is resumed keeps those that it has.
             seed: Integer, the seed of the run.
             resume: Whether to go on in the folder of a run that was cut off.
             overwrite: Whether to begin anew in a folder that is in use. This phase and those that
@@ -132,7 +132,8 @@ class Phase:
             **circumstances(seed),
         }
         start = time.monotonic()
-        self._write_settings(settings)
+        if not resume:
+            self._write_settings(settings)
         write_json(self.path / "run.json", record)
         handler = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
         handler.setFormatter(logging.Formatter("{asctime} {message}", style="{"))
@@ -278,13 +279,19 @@ def score(phase, rows):
     classes = np.asarray(phase.results["classes"])
     if rows.y is None:
         raise ValueError("Expected `labels` to say what the rows are. Received: none")
+    model = sda.load(phase.path / "classifier.keras")
+    width = model.input_shape[-1]
+    if rows.x.shape[1] != width:
+        raise ValueError(
+            f"Expected rows of {width} values, as the classifier takes them. "
+            f"Received: {rows.x.shape[1]} values"
+        )
     strange = np.setdiff1d(rows.y, classes)
     if len(strange):
         raise ValueError(
             f"Expected labels that were there in fine-tuning, {classes.tolist()}. "
             f"Received: {strange[0]}"
         )
-    model = sda.load(phase.path / "classifier.keras")
     predicted = diagnostics.predict(model, rows.x).argmax(axis=1)
     return diagnostics.classification(np.searchsorted(classes, rows.y), predicted, len(classes))
 

@@ -82,6 +82,7 @@ def _is_ours(error):
 
 
 @click.group(
+    "sda",
     cls=App,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},

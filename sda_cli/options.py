@@ -205,13 +205,25 @@ def asked(ctx, phase, resume):
     Args:
         ctx: The `click.Context` of the command.
         phase: The `sda.runs.Phase`, whose own settings a resumed run has.
-        resume: Whether it is one. Options given still win.
+        resume: Whether it is one. Options given may then only repeat what the run has.
     """
     settings = {name: value for name, value in ctx.params.items() if name not in CONTROLS}
-    if resume:
-        given = {n for n in settings if ctx.get_parameter_source(n) is ParameterSource.COMMANDLINE}
-        settings.update({n: v for n, v in phase.settings.items() if n not in given})
-    return settings
+    if not resume:
+        return settings
+    from sda.datasets import sources
+
+    for name, value in settings.items():
+        given = ctx.get_parameter_source(name) in (
+            ParameterSource.COMMANDLINE,
+            ParameterSource.DEFAULT_MAP,
+        )
+        there = phase.settings.get(name)
+        if given and value != there and sources.locate(str(value)) != there:
+            raise ValueError(
+                f"Expected a run that is carried on to keep its settings, `{name}` {there!r}. "
+                f"Received: {value!r}"
+            )
+    return {**settings, **phase.settings}
 
 
 def verbosity(quiet):

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import pathlib
 import re
+import sys
 
 import keras
 import numpy as np
@@ -38,6 +39,8 @@ MAY_KNOW = {
     "datasets.amat": set(),
     "datasets.natural_images": set(),
     "datasets.shapes": set(),
+    "datasets.tables": set(),
+    "datasets.writing": {"datasets.tables", "training.rows"},
     "training": set(),
     "training.rows": set(),
     "training.chain": {"corruption", "losses"},
@@ -47,13 +50,16 @@ MAY_KNOW = {
 }
 # What only the names listed may know: the higher floors of the house.
 KNOWN_BY = {
-    "pretraining": {"", "estimators", "population", "sweep.trial", "cli"},
-    "estimators": {"", "sweep.trial", "cli"},
-    "sweep": {"", "cli"},
+    "pretraining": {"", "diagnostics", "estimators", "population", "sweep.trial"},
+    "diagnostics": {"", "report", "runs", "sweep.trial"},
+    "runs": {"report"},
+    "report": set(),
+    "estimators": {"", "sweep.trial"},
+    "population": {""},
+    "sweep": {""},
     "sweep.search": {"sweep"},
     "sweep.report": {"sweep.search"},
     "sweep.trial": {"sweep.search", "sweep.space"},
-    "cli": {"__main__"},
 }
 
 
@@ -93,6 +99,28 @@ def test_a_module_imports_only_from_below(name):
 def test_the_higher_floors_are_known_only_above(name):
     for floor in known(name) & set(KNOWN_BY):
         assert name in KNOWN_BY[floor]
+
+
+# The command is beside the package, since importing that takes seconds.
+COMMAND = {path.stem: path for path in (ROOT.parent / "sda_cli").glob("*.py")}
+
+
+def test_the_command_is_known_by_nobody():
+    knowing = {name for name, path in MODULES.items() if "sda_cli" in " ".join(imported(path))}
+    assert knowing == {"__main__"}
+
+
+@pytest.mark.parametrize("name", sorted(set(COMMAND) - {"trained", "training"}))
+def test_help_needs_click_and_no_more(name):
+    """What a module imports at once, and not only when its command runs."""
+    names = set()
+    for node in ast.parse(COMMAND[name].read_text()).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    assert {n.split(".")[0] for n in names} <= {"click", "sda_cli", *sys.stdlib_module_names}
+    assert not names & {"sda_cli.trained", "sda_cli.training"}
 
 
 def test_imports_make_no_circle():

@@ -48,7 +48,13 @@ def render(folders, title=None, most_rows=2000):
 
     Example:
 
-    >>> page = sda.report.render(["runs/first", "runs/second"])  # doctest: +SKIP
+    >>> stack = sda.StackedDenoisingAutoencoder([8, 5], seed=1)
+    >>> stack.build((None, 64))
+    >>> phase = sda.runs.Phase("runs/first", "pretrain")
+    >>> with phase.begin({"data": "digits"}, seed=1) as log:
+    ...     stack.save(phase.path / "stack.keras")
+    >>> sda.report.render(["runs/first"], most_rows=50)[:15]
+    '<!doctype html>'
     """
     try:
         import jinja2
@@ -202,14 +208,14 @@ def _cell(form, value):
 
 
 def _settings(phases):
-    """Return (phase, setting, values of the runs, whether they differ) for each setting."""
-    lines = []
+    """Return a dictionary of phases to (setting, values of the runs, whether they differ)."""
+    lines = {}
     for phase in runs.PHASES:
         of_runs = [run[phase].settings if phase in run else {} for run in phases]
         for name in dict.fromkeys(name for settings in of_runs for name in settings):
             values = [settings.get(name) for settings in of_runs]
             differ = any(value != values[0] for value in values)
-            lines.append((phase, name, [_text(value) for value in values], differ))
+            lines.setdefault(phase, []).append((name, [_text(value) for value in values], differ))
     return lines
 
 
@@ -256,12 +262,16 @@ def _filters(stack, shape, most_bytes):
             image = np.rint(127.5 + 127.5 * weights / scale).astype("uint8")
             words = f"Weights from {weights.shape[0]} inputs (down) to {weights.shape[1]} units"
         else:
-            side = max(1, min(10, math.isqrt(most_bytes // weights.shape[0])))
-            count = min(side**2, autoencoder.units)
-            columns = math.ceil(math.sqrt(count))
-            tiles = (math.ceil(count / columns), columns)
-            image = plotting.filter_tiles(weights[:, :count], shape, tiles)
-            words = f"Filters of {count} of {autoencoder.units} units"
+            most = max(1, min(100, most_bytes // weights.shape[0]))
+            columns = min(10, most, autoencoder.units)
+            rows = min(most, autoencoder.units) // columns
+            # Those that have learned most: random weights are all about as strong.
+            order = np.argsort(-np.linalg.norm(weights, axis=0), kind="stable")
+            chosen = weights[:, order[: rows * columns]]
+            image = plotting.filter_tiles(chosen, shape, (rows, columns))
+            count = rows * columns
+            strongest = "all" if count == autoencoder.units else f"the {count} strongest of"
+            words = f"Filters of {strongest} {autoencoder.units} units"
         pictures.append({"layer": layer, "words": words, **_picture(image)})
     return pictures
 

@@ -3,10 +3,10 @@
 import math
 from html import escape
 
-WIDTH, HEIGHT = 420, 240
+WIDTH, HEIGHT = 360, 220
 # The page has so many.
 COLOURS = 7
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 54, 8, 8, 42
 
 
 def line_chart(curves, x_label, y_label, description):
@@ -19,7 +19,8 @@ def line_chart(curves, x_label, y_label, description):
     """
     xs = [x for *_, at, _ in curves for x in at]
     ys = [y for *_, values in curves for y in values if math.isfinite(y)]
-    x_ticks = [x for x in ticks(min(xs), max(xs)) if x == int(x)]
+    # Epochs: whole ones that there are.
+    x_ticks = [x for x in ticks(min(xs), max(xs)) if x == int(x) and min(xs) <= x <= max(xs)]
     y_ticks = ticks(*(min(ys), max(ys)) if ys else (0, 1))
     to_x = _scale(min(xs), max(xs), LEFT, WIDTH - RIGHT)
     to_y = _scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
