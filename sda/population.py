@@ -21,10 +21,9 @@ def fit(pretrainers, x, shuffle=True, verbose=0):
     """Pretrain several stacks on the same rows; on JAX all of them in one compiled program.
 
     The stacks may differ in corruption level, seed and learning rate. On JAX the function that runs
-    an epoch is mapped over the members by `jax.vmap`: it is compiled once for all of them, and
-    small layers fill the device better. On other backends they are trained one after the other.
-    Either way member i has the weights that `pretrainers[i].fit(x)` gives it, on JAX up to
-    rounding.
+    an epoch is mapped over the members by `jax.vmap`, and compiled once for all of them. On other
+    backends they are trained one after the other. Either way member i has the weights that
+    `pretrainers[i].fit(x)` gives it, on JAX up to rounding.
 
     Args:
         pretrainers: List of `sda.GreedyPretrainer`s, one for each stack, without callbacks,
