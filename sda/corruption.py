@@ -118,7 +118,7 @@ class SelectiveNoise(Corruption):
 
     def corrupt(self, x):
         self._check_width(x.shape)
-        if self.rate == 0:
+        if _is_zero(self.rate):
             return x, ops.zeros_like(x, dtype="bool")
         shape = ops.shape(x)
         if self.groups:
@@ -286,7 +286,7 @@ class GaussianNoise(Corruption):
         )
 
     def corrupt(self, x):
-        if self.stddev == 0:
+        if _is_zero(self.stddev):
             return x, None
         noise = keras.random.normal(
             ops.shape(x), stddev=self.stddev, dtype="float32", seed=self.seed_generator
@@ -390,6 +390,11 @@ def _rates(rate, groups):
             f"{f', {len(groups)} of them' if groups else ''}. Received: rate={rate!r}"
         )
     return [check(value) for value in rate]
+
+
+def _is_zero(level):
+    # Where several models are traced as one, a level is a tensor.
+    return isinstance(level, (int, float)) and level == 0
 
 
 def get(identifier):

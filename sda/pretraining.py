@@ -166,10 +166,10 @@ class GreedyPretrainer:
         check_flag(shuffle, "shuffle")
         with contextlib.ExitStack() as resources:
             scratch = resources.enter_context(new_scratch())
-            rows = self._checked(x, "x", scratch)
+            rows = self.checked_rows(x, "x", scratch)
             validation = None
             if validation_data is not None:
-                validation = self._checked(
+                validation = self.checked_rows(
                     validation_data, "validation_data", scratch, shape=rows.shape[1:]
                 )
             for examples in (rows, validation):
@@ -306,9 +306,7 @@ class GreedyPretrainer:
     ):
         """Train layer `k` on its clean input, or what is left of it; return its History."""
         autoencoder = self.stack.autoencoders[k]
-        model = Denoising(autoencoder, self.loss[k], name=autoencoder.name)
-        template = self.optimizer[k]
-        model.compile(optimizer=type(template).from_config(template.get_config()))
+        model = self.layer_model(k)
         trainer = Trainer(model, (rows,), self.batch_size[k])
         evaluate = None
         if validation is not None:
@@ -320,6 +318,13 @@ class GreedyPretrainer:
         return trainer.fit(
             self.epochs[k], 0, verbose, callbacks, evaluate, shuffle, spawn(seed, 1), checkpoints
         )
+
+    def layer_model(self, k):
+        """Return the compiled model that is trained when layer `k` is."""
+        autoencoder, template = self.stack.autoencoders[k], self.optimizer[k]
+        model = Denoising(autoencoder, self.loss[k], name=autoencoder.name)
+        model.compile(optimizer=type(template).from_config(template.get_config()))
+        return model
 
     def _lift(self, function, rows, validation, folder, name):
         """Return the codes of `rows` and of `validation` under `function`, in their place."""
@@ -351,7 +356,7 @@ class GreedyPretrainer:
         for shape in shapes:
             code_places.place_codes(self.codes, self.codes_budget, shape)
 
-    def _checked(self, x, name, scratch, shape=None):
+    def checked_rows(self, x, name="x", scratch=None, shape=None):
         """Return `x` as rows that the first layer can learn, or raise `ValueError`."""
         stack = self.stack
         rows = as_rows(x, name, scratch)

@@ -29,7 +29,7 @@ if keras.backend.backend() != "tensorflow":
     ]
 # Hundreds of fits, which the others would compile one by one.
 if keras.backend.backend() != "torch":
-    collect_ignore += ["test_cli.py", "test_estimators_in_scikit_learn.py"]
+    collect_ignore += ["test_cli.py", "test_cli_sweep.py", "test_estimators_in_scikit_learn.py"]
 
 
 @pytest.fixture(autouse=True)

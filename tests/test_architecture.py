@@ -59,11 +59,12 @@ MAY_KNOW = {
 }
 # What only the names listed may know: the higher floors of the house.
 KNOWN_BY = {
-    "pretraining": {"", "diagnostics", "estimators", "sweep.trial"},
+    "pretraining": {"", "diagnostics", "estimators", "population", "sweep.trial"},
     "diagnostics": {"", "report", "runs", "sweep.trial"},
-    "runs": {"report", "sweep"},
+    "runs": {"report"},
     "report": set(),
     "estimators": {"", "sweep.trial"},
+    "population": {""},
     "sweep": {""},
     "sweep.search": {"sweep"},
     "sweep.report": {"sweep.search"},

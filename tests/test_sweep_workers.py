@@ -210,6 +210,25 @@ def test_the_best_stack_is_kept_and_no_other(tmp_path, judge):
     assert len(list((tmp_path / "stacks").iterdir())) == 1
 
 
+def test_a_best_stack_that_is_elsewhere_is_not_mistaken(tmp_path, judge):
+    address = f"journal:{tmp_path / 'journal.log'}"
+    judge(lambda settings, tell: 1 - settings.corruption[0])
+    run(made(tmp_path / "here", storage=address, name="one"), limit=1)
+    assert (tmp_path / "here" / "best.keras").exists()
+    run(made(tmp_path / "there", storage=address, name="one"), limit=2)
+    assert (tmp_path / "there" / "best.keras").read_text() == "0.2"
+    judge(lambda settings, tell: 5.0)
+    rows = run(made(tmp_path / "here", storage=address, name="one"))
+    assert [row["denoising"] for row in rows] == [1.0, 0.9, 0.8, 5.0]
+    assert not (tmp_path / "here" / "best.keras").exists()
+
+
+def test_an_objective_of_zero_is_said(tmp_path, judge, capsys):
+    judge(lambda settings, tell: 0.0)
+    made(tmp_path).run(X, validation_data=X, limit=1)
+    assert "[1/4] corruption 0.0: 0 (" in capsys.readouterr().out
+
+
 def test_another_sweep_is_refused_and_named(tmp_path, judge, storage):
     run(made(tmp_path, storage=storage), limit=1)
     for settings, message in (

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import pathlib
-import random
 import secrets
 import shutil
 import time
@@ -237,7 +236,7 @@ class Sweep:
             if missing:
                 # In order; where others choose at the same time, not all the same.
                 others = sum(t.state.name == "RUNNING" for t in trials)
-                p = random.choice(list(missing)[: others + 1])
+                p = secrets.choice(list(missing)[: others + 1])
                 asked = claim(study, p, missing[p], space.distributions(self.vary), workers.me())
             elif self._plan is None and len(live) < self.trials:
                 asked = study.ask(space.distributions(self.vary))
@@ -329,7 +328,8 @@ class Sweep:
 
     def _settle(self, study):
         """Put the best models of all under their names, and delete those that no longer are."""
-        complete = {t.number: t.value for t in study.get_trials() if t.state.name == "COMPLETE"}
+        trials = study.get_trials()
+        complete = {t.number: t.value for t in trials if t.state.name == "COMPLETE"}
         folder = self.path / "stacks"
         if not complete or not folder.exists():
             return
@@ -338,12 +338,14 @@ class Sweep:
             for kind in ("", "_classifier"):
                 source = folder / f"{best}{kind}.keras"
                 target = self.path / f"best{kind}.keras"
-                with contextlib.suppress(FileNotFoundError):
+                try:
                     shutil.copyfile(source, target.with_suffix(".tmp"))
                     os.replace(target.with_suffix(".tmp"), target)
-                for number in complete:
-                    if number != best:
-                        (folder / f"{number}{kind}.keras").unlink(missing_ok=True)
+                except FileNotFoundError:  # it is in the folder of another machine
+                    target.unlink(missing_ok=True)
+                for other in trials:
+                    if other.state.is_finished() and other.number != best:
+                        (folder / f"{other.number}{kind}.keras").unlink(missing_ok=True)
 
     # The study
 
@@ -439,6 +441,8 @@ def _say(asked, values, outcome, facts, plan, trials):
     total = len(plan) if plan is not None else trials
     p = asked.user_attrs.get("point", asked.number)
     what = ", ".join(f"{name} {value}" for name, value in values.items())
-    result = facts.get("error") or outcome.get("values") or outcome["state"].name.lower()
-    result = f"{result:.4g}" if isinstance(result, float) else result
+    if "values" in outcome:
+        result = f"{outcome['values']:.4g}"
+    else:
+        result = facts.get("error", outcome["state"].name.lower())
     print(f"[{p + 1}/{total}] {what}: {result} ({facts['seconds']:.1f} s)", flush=True)

@@ -10,6 +10,7 @@ ATTEMPTS = 10
 
 
 def load_optuna():
+    """Return the package; a sweep alone needs it, not `import sda`."""
     try:
         import optuna
     except ImportError as error:
@@ -21,11 +22,13 @@ def load_optuna():
 
 
 def state(name):
+    """Return Optuna's state of a trial by its name, such as "RUNNING"."""
     return load_optuna().trial.TrialState[name]
 
 
 @contextlib.contextmanager
 def quiet(optuna):
+    """Let Optuna say nothing but warnings: a sweep has lines of its own."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

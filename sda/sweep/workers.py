@@ -61,6 +61,7 @@ class Watch:
                 study.tell(found.number, state=state("FAIL"), skip_if_finished=True)
 
     def running(self, study):
+        """Return the trials that somebody is at, or was when it died."""
         return study.get_trials(states=(state("RUNNING"),))
 
     def _is_gone(self, found):

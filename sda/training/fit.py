@@ -227,7 +227,7 @@ class Trainer:
         self.model = model
         self.rows = len(_leaves(data)[0])
         self.batch_size = min(batch_size, self.rows)
-        self.driver = _driver(model, data)
+        self.driver = driver_for(model, data)
         self.feed = Feed(self.driver, data)
         self.steps = math.ceil(self.rows / self.batch_size)
         if steps_per_execution is None and model.steps_per_execution > 1:
@@ -461,7 +461,7 @@ class Evaluator:
 
     def __init__(self, model, data, batch_size, driver=None):
         self.model = model
-        self.driver = driver or _driver(model, data)
+        self.driver = driver or driver_for(model, data)
         self.feed = Feed(self.driver, data)
         rows = len(_leaves(data)[0])
         batch_size = min(batch_size, rows)
@@ -569,7 +569,7 @@ def _padded(batches, steps):
     return np.concatenate([batches, np.repeat(batches[-1:], steps - len(batches), axis=0)])
 
 
-def _driver(model, data):
+def driver_for(model, data):
     """Return the backend's driver, with everything built that a step would build.
 
     A model keeps its driver, and with it what was compiled, until something changes that a step
