@@ -148,11 +148,9 @@ def test_logs_events_and_models_are_written_for_each_layer(tmp_path, validated):
     np.testing.assert_allclose(ops.convert_to_numpy(codes), stack.encode(rows()), rtol=1e-6)
 
 
-@with_and_without_validation
-def test_logs_events_and_models_are_written_in_fine_tuning(tmp_path, validated):
-    monitor = "val_loss" if validated else "loss"
-    model, history = finetune(observers(tmp_path, monitor), validated)
-    check_written(tmp_path, model, history, validated)
+def test_logs_events_and_models_are_written_in_fine_tuning(tmp_path):
+    model, history = finetune(observers(tmp_path, "val_loss"), validated=True)
+    check_written(tmp_path, model, history, validated=True)
 
 
 def spoiling(monitor, keep):
@@ -192,11 +190,9 @@ def test_early_stopping_gives_the_best_weights_back_before_the_next_layer(valida
     np.testing.assert_allclose(second.history[monitor], expected, rtol=1e-4)
 
 
-@with_and_without_validation
-def test_early_stopping_gives_the_best_weights_back_in_fine_tuning(validated):
-    monitor = "val_loss" if validated else "loss"
+def test_early_stopping_gives_the_best_weights_back_in_fine_tuning():
     keep = Keep()
-    model, history = finetune(spoiling(monitor, keep), validated, epochs=9)
+    model, history = finetune(spoiling("loss", keep), validated=False, epochs=9)
     assert history.epoch == [0, 1, 2, 3]
     assert_same(values(model), keep.weights[1])
 
