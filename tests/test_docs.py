@@ -119,7 +119,11 @@ def test_every_public_name_is_in_the_reference(tmp_path):
     assert len(names) > 30
     assert not names - anchors
     assert not names - listed
-    assert (tmp_path / "notebooks" / "corruption_levels.html").exists()
+    for page in [*(tmp_path / "docs").glob("*.html"), *(tmp_path / "notebooks").glob("*.html")]:
+        assert "$$" not in page.read_text(), f"{page.name} has a formula that is not MathML"
+    assert {path.stem for path in (tmp_path / "notebooks").glob("*.html")} == {
+        script.stem for script in SCRIPTS
+    }
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=[script.stem for script in SCRIPTS])
