@@ -1,6 +1,6 @@
-"""The estimators on each backend: the same as by hand, real tasks, and copies.
+"""The estimators on each backend: the same as by hand, a real task, and copies.
 
-What scikit-learn asks of them is in test_estimators_in_scikit_learn.py.
+All else that is asked of them is in test_estimators_in_scikit_learn.py.
 """
 
 import keras
@@ -12,13 +12,10 @@ import sda
 pytest.importorskip("sklearn")
 
 import joblib
-from scipy.linalg import subspace_angles
 from sklearn.base import clone
 from sklearn.datasets import load_digits
-from sklearn.decomposition import PCA
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks
 
 from sda.estimators import SdAClassifier, SdARegressor, SdATransformer
@@ -118,55 +115,7 @@ def test_the_classifier_learns_from_rows_without_labels_as_by_hand():
     )
 
 
-def test_the_regressor_standardises_its_targets():
-    y = np.stack([values, -values / 1000 + x[:, 2]], axis=1)
-    regressor = SdARegressor(**BY_HAND, epochs=3, batch_size=10, loss="absolute_error").fit(x, y)
-    stack = stack_by_hand()
-    pretrain(stack)
-    model = stack.regressor(2)
-    model.compile("adam", "mae")
-    mean, deviation = y.mean(axis=0), y.std(axis=0)
-    sda.fit(model, x, (y - mean) / deviation, batch_size=10, epochs=3, seed=3, verbose=0)
-    by_hand = model.predict(x, verbose=0) * deviation + mean
-    np.testing.assert_allclose(regressor.predict(x), by_hand, rtol=1e-4)
-
-
-def n_calls_are_n_epochs(make, settings, y=None, **arguments):
-    whole, in_parts = make(**settings).fit(x, y), make(**settings)
-    for _ in range(3):
-        in_parts.partial_fit(x, y, **arguments)
-    assert same(weights(in_parts), weights(whole))
-    assert in_parts.histories_ == whole.histories_
-    assert getattr(in_parts, "history_", None) == getattr(whole, "history_", None)
-    assert same(outputs(in_parts), outputs(whole))
-
-
-def test_n_calls_of_partial_fit_are_n_epochs():
-    one_layer = {**SMALL, "hidden_layer_sizes": 5}
-    n_calls_are_n_epochs(SdATransformer, {**one_layer, "pretraining_epochs": 3})
-    n_calls_are_n_epochs(SdAClassifier, {**one_layer, "epochs": 3}, labels, classes=[0, 1, 2])
-
-
-# What the mathematics says
-
-
-def test_a_linear_dA_without_noise_spans_the_principal_components():
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(300, 3)) @ rng.normal(size=(3, 8)) + 0.1 * rng.normal(size=(300, 8))
-    rows = StandardScaler().fit_transform(rows)
-    transformer = SdATransformer(
-        3,
-        activation="linear",
-        corruption=0.0,
-        pretraining_learning_rate=0.02,
-        pretraining_epochs=60,
-        random_state=0,
-    ).fit(rows)
-    kernel = transformer.stack_.autoencoders[0].encoder.get_weights()[0]
-    pca = PCA(3).fit(rows)
-    assert np.degrees(subspace_angles(kernel, pca.components_.T)).max() < 3
-    rebuilt = transformer.inverse_transform(transformer.transform(rows))
-    np.testing.assert_allclose(rebuilt, pca.inverse_transform(pca.transform(rows)), atol=0.1)
+# A real task
 
 
 def test_on_digits_it_is_about_as_good_as_a_multilayer_perceptron():
