@@ -20,8 +20,14 @@ from sklearn.utils import estimator_checks
 
 from sda.estimators import SdAClassifier, SdARegressor, SdATransformer
 
-SMALL = {"hidden_layer_sizes": [5, 3], "pretraining_epochs": 2, "random_state": 0}
-SHORT = {**SMALL, "epochs": 3, "learning_rate": 0.01}
+# Batches of 25 of the 50 rows: another size for the last one would be compiled too.
+SMALL = {
+    "hidden_layer_sizes": [5, 3],
+    "pretraining_epochs": 2,
+    "pretraining_batch_size": 25,
+    "random_state": 0,
+}
+SHORT = {**SMALL, "epochs": 3, "batch_size": 25, "learning_rate": 0.01}
 ESTIMATORS = {
     "transformer": SdATransformer(**SMALL),
     "classifier": SdAClassifier(**SHORT),
@@ -93,14 +99,14 @@ def test_the_transformer_is_a_pretrained_stack():
 def test_the_classifier_learns_from_rows_without_labels_as_by_hand():
     y = np.array(["no", "yes", "maybe"], object)[labels]
     y[10:] = -1
-    classifier = SdAClassifier(**BY_HAND, dropout=0.2, epochs=3, batch_size=4, optimizer="sgd")
+    classifier = SdAClassifier(**BY_HAND, dropout=0.2, epochs=3, batch_size=5, optimizer="sgd")
     classifier.fit(x, y)
     stack = stack_by_hand()
     pretrain(stack)
     model = stack.classifier(3, dropout=0.2)
     model.compile("sgd", "sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
     classes, encoded = np.unique(y[:10].astype(str), return_inverse=True)
-    history = sda.fit(model, x[:10], encoded, batch_size=4, epochs=3, seed=3, verbose=0)
+    history = sda.fit(model, x[:10], encoded, batch_size=5, epochs=3, seed=3, verbose=0)
     assert same(weights(classifier), model.get_weights())
     assert classifier.history_ == history.history
     assert classifier.classes_.tolist() == classes.tolist()
@@ -120,7 +126,9 @@ def test_the_classifier_learns_from_rows_without_labels_as_by_hand():
 
 def test_on_digits_it_is_about_as_good_as_a_multilayer_perceptron():
     digits, y = load_digits(return_X_y=True)
-    train, test, y_train, y_test = train_test_split(digits / 16, y, random_state=0, stratify=y)
+    train, test, y_train, y_test = train_test_split(
+        digits / 16, y, train_size=42 * 32, random_state=0, stratify=y
+    )
     classifier = SdAClassifier(
         64, pretraining_epochs=5, epochs=20, learning_rate=0.01, random_state=0
     ).fit(train, y_train)

@@ -365,7 +365,7 @@ def test_pixels_under_cross_entropy():
     pixels = np.random.default_rng(0).uniform(size=(30, 6))
     transformer = SdATransformer(**SMALL, decoder_activation="sigmoid")
     by_hand = sda.StackedDenoisingAutoencoder([5, 3], seed=0)
-    pretrainer = sda.GreedyPretrainer(by_hand, "adam", epochs=2, batch_size=32, seed=0)
+    pretrainer = sda.GreedyPretrainer(by_hand, "adam", epochs=2, batch_size=25, seed=0)
     pretrainer.fit(pixels, verbose=0)
     assert same(weights(transformer.fit(pixels)), by_hand.get_weights())
     for fit in (transformer.fit, transformer.partial_fit):
