@@ -1,6 +1,6 @@
-"""The estimators on each backend: the same as by hand, real tasks, and copies.
+"""The estimators on each backend: the same as by hand, a real task, and copies.
 
-What scikit-learn asks of them is in test_estimators_in_scikit_learn.py.
+All else that is asked of them is in test_estimators_in_scikit_learn.py.
 """
 
 import keras
@@ -12,19 +12,22 @@ import sda
 pytest.importorskip("sklearn")
 
 import joblib
-from scipy.linalg import subspace_angles
 from sklearn.base import clone
 from sklearn.datasets import load_digits
-from sklearn.decomposition import PCA
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks
 
 from sda.estimators import SdAClassifier, SdARegressor, SdATransformer
 
-SMALL = {"hidden_layer_sizes": [5, 3], "pretraining_epochs": 2, "random_state": 0}
-SHORT = {**SMALL, "epochs": 3, "learning_rate": 0.01}
+# Batches of 25 of the 50 rows: another size for the last one would be compiled too.
+SMALL = {
+    "hidden_layer_sizes": [5, 3],
+    "pretraining_epochs": 2,
+    "pretraining_batch_size": 25,
+    "random_state": 0,
+}
+SHORT = {**SMALL, "epochs": 3, "batch_size": 25, "learning_rate": 0.01}
 ESTIMATORS = {
     "transformer": SdATransformer(**SMALL),
     "classifier": SdAClassifier(**SHORT),
@@ -96,14 +99,14 @@ def test_the_transformer_is_a_pretrained_stack():
 def test_the_classifier_learns_from_rows_without_labels_as_by_hand():
     y = np.array(["no", "yes", "maybe"], object)[labels]
     y[10:] = -1
-    classifier = SdAClassifier(**BY_HAND, dropout=0.2, epochs=3, batch_size=4, optimizer="sgd")
+    classifier = SdAClassifier(**BY_HAND, dropout=0.2, epochs=3, batch_size=5, optimizer="sgd")
     classifier.fit(x, y)
     stack = stack_by_hand()
     pretrain(stack)
     model = stack.classifier(3, dropout=0.2)
     model.compile("sgd", "sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
     classes, encoded = np.unique(y[:10].astype(str), return_inverse=True)
-    history = sda.fit(model, x[:10], encoded, batch_size=4, epochs=3, seed=3, verbose=0)
+    history = sda.fit(model, x[:10], encoded, batch_size=5, epochs=3, seed=3, verbose=0)
     assert same(weights(classifier), model.get_weights())
     assert classifier.history_ == history.history
     assert classifier.classes_.tolist() == classes.tolist()
@@ -118,60 +121,14 @@ def test_the_classifier_learns_from_rows_without_labels_as_by_hand():
     )
 
 
-def test_the_regressor_standardises_its_targets():
-    y = np.stack([values, -values / 1000 + x[:, 2]], axis=1)
-    regressor = SdARegressor(**BY_HAND, epochs=3, batch_size=10, loss="absolute_error").fit(x, y)
-    stack = stack_by_hand()
-    pretrain(stack)
-    model = stack.regressor(2)
-    model.compile("adam", "mae")
-    mean, deviation = y.mean(axis=0), y.std(axis=0)
-    sda.fit(model, x, (y - mean) / deviation, batch_size=10, epochs=3, seed=3, verbose=0)
-    by_hand = model.predict(x, verbose=0) * deviation + mean
-    np.testing.assert_allclose(regressor.predict(x), by_hand, rtol=1e-4)
-
-
-def n_calls_are_n_epochs(make, settings, y=None, **arguments):
-    whole, in_parts = make(**settings).fit(x, y), make(**settings)
-    for _ in range(3):
-        in_parts.partial_fit(x, y, **arguments)
-    assert same(weights(in_parts), weights(whole))
-    assert in_parts.histories_ == whole.histories_
-    assert getattr(in_parts, "history_", None) == getattr(whole, "history_", None)
-    assert same(outputs(in_parts), outputs(whole))
-
-
-def test_n_calls_of_partial_fit_are_n_epochs():
-    one_layer = {**SMALL, "hidden_layer_sizes": 5}
-    n_calls_are_n_epochs(SdATransformer, {**one_layer, "pretraining_epochs": 3})
-    n_calls_are_n_epochs(SdAClassifier, {**one_layer, "epochs": 3}, labels, classes=[0, 1, 2])
-
-
-# What the mathematics says
-
-
-def test_a_linear_dA_without_noise_spans_the_principal_components():
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(300, 3)) @ rng.normal(size=(3, 8)) + 0.1 * rng.normal(size=(300, 8))
-    rows = StandardScaler().fit_transform(rows)
-    transformer = SdATransformer(
-        3,
-        activation="linear",
-        corruption=0.0,
-        pretraining_learning_rate=0.02,
-        pretraining_epochs=60,
-        random_state=0,
-    ).fit(rows)
-    kernel = transformer.stack_.autoencoders[0].encoder.get_weights()[0]
-    pca = PCA(3).fit(rows)
-    assert np.degrees(subspace_angles(kernel, pca.components_.T)).max() < 3
-    rebuilt = transformer.inverse_transform(transformer.transform(rows))
-    np.testing.assert_allclose(rebuilt, pca.inverse_transform(pca.transform(rows)), atol=0.1)
+# A real task
 
 
 def test_on_digits_it_is_about_as_good_as_a_multilayer_perceptron():
     digits, y = load_digits(return_X_y=True)
-    train, test, y_train, y_test = train_test_split(digits / 16, y, random_state=0, stratify=y)
+    train, test, y_train, y_test = train_test_split(
+        digits / 16, y, train_size=42 * 32, random_state=0, stratify=y
+    )
     classifier = SdAClassifier(
         64, pretraining_epochs=5, epochs=20, learning_rate=0.01, random_state=0
     ).fit(train, y_train)

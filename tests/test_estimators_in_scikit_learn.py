@@ -1,4 +1,4 @@
-"""What scikit-learn asks of an estimator, on PyTorch.
+"""The estimators in every respect, on PyTorch.
 
 It takes hundreds of fits. On TensorFlow and JAX each compiles its steps, for a second or two; on
 PyTorch it takes some milliseconds. What a backend could do otherwise is in test_estimators.py.
@@ -20,21 +20,25 @@ pytest.importorskip("sklearn")
 from joblib import parallel_config
 from joblib.externals.loky import get_reusable_executor
 from scipy import sparse
+from scipy.linalg import subspace_angles
 from sklearn.base import clone
+from sklearn.decomposition import PCA
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks
 from test_estimators import (
+    BY_HAND,
     CHECKED,
     ESTIMATORS,
     SHORT,
     SMALL,
     copied_and_trained_on,
     labels,
-    n_calls_are_n_epochs,
     outputs,
+    pretrain,
     same,
+    stack_by_hand,
     targets,
     values,
     weights,
@@ -42,6 +46,60 @@ from test_estimators import (
 )
 
 from sda.estimators import SdAClassifier, SdARegressor, SdATransformer
+
+# The same by hand, and what the mathematics says
+
+
+def test_the_regressor_standardises_its_targets():
+    y = np.stack([values, -values / 1000 + x[:, 2]], axis=1)
+    regressor = SdARegressor(**BY_HAND, epochs=3, batch_size=10, loss="absolute_error").fit(x, y)
+    stack = stack_by_hand()
+    pretrain(stack)
+    model = stack.regressor(2)
+    model.compile("adam", "mae")
+    mean, deviation = y.mean(axis=0), y.std(axis=0)
+    sda.fit(model, x, (y - mean) / deviation, batch_size=10, epochs=3, seed=3, verbose=0)
+    by_hand = model.predict(x, verbose=0) * deviation + mean
+    np.testing.assert_allclose(regressor.predict(x), by_hand, rtol=1e-4)
+
+
+def n_calls_are_n_epochs(make, settings, y=None, **arguments):
+    whole, in_parts = make(**settings).fit(x, y), make(**settings)
+    for _ in range(3):
+        in_parts.partial_fit(x, y, **arguments)
+    assert same(weights(in_parts), weights(whole))
+    assert in_parts.histories_ == whole.histories_
+    assert getattr(in_parts, "history_", None) == getattr(whole, "history_", None)
+    assert same(outputs(in_parts), outputs(whole))
+
+
+def test_n_calls_of_partial_fit_are_n_epochs():
+    one_layer = {**SMALL, "hidden_layer_sizes": 5}
+    n_calls_are_n_epochs(SdATransformer, {**one_layer, "pretraining_epochs": 3})
+    n_calls_are_n_epochs(SdAClassifier, {**one_layer, "epochs": 3}, labels, classes=[0, 1, 2])
+    n_calls_are_n_epochs(SdARegressor, {**one_layer, "epochs": 3}, values)
+
+
+def test_a_linear_dA_without_noise_spans_the_principal_components():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(300, 3)) @ rng.normal(size=(3, 8)) + 0.1 * rng.normal(size=(300, 8))
+    rows = StandardScaler().fit_transform(rows)
+    transformer = SdATransformer(
+        3,
+        activation="linear",
+        corruption=0.0,
+        pretraining_learning_rate=0.02,
+        pretraining_epochs=60,
+        random_state=0,
+    ).fit(rows)
+    kernel = transformer.stack_.autoencoders[0].encoder.get_weights()[0]
+    pca = PCA(3).fit(rows)
+    assert np.degrees(subspace_angles(kernel, pca.components_.T)).max() < 3
+    rebuilt = transformer.inverse_transform(transformer.transform(rows))
+    np.testing.assert_allclose(rebuilt, pca.inverse_transform(pca.transform(rows)), atol=0.1)
+
+
+# The checks, and what they leave out
 
 # A step on many rows, after pretraining under noise, is not many steps on one row each.
 NOT_EQUIVALENT = "pretraining has no weights, and batches differ: see the test of its own"
@@ -191,10 +249,6 @@ def test_copies_go_on_where_the_original_was(name):
     assert pickle.loads(pickle.dumps(clone(copied))).get_params()["random_state"] == 0
 
 
-def test_n_calls_of_partial_fit_of_a_regressor_are_n_epochs():
-    n_calls_are_n_epochs(SdARegressor, SHORT, values)
-
-
 def test_predictions_have_the_shape_of_the_targets():
     regressor = clone(ESTIMATORS["regressor"])
     for y in (values, values[:, None], np.stack([values, -values, values], axis=1)):
@@ -311,7 +365,7 @@ def test_pixels_under_cross_entropy():
     pixels = np.random.default_rng(0).uniform(size=(30, 6))
     transformer = SdATransformer(**SMALL, decoder_activation="sigmoid")
     by_hand = sda.StackedDenoisingAutoencoder([5, 3], seed=0)
-    pretrainer = sda.GreedyPretrainer(by_hand, "adam", epochs=2, batch_size=32, seed=0)
+    pretrainer = sda.GreedyPretrainer(by_hand, "adam", epochs=2, batch_size=25, seed=0)
     pretrainer.fit(pixels, verbose=0)
     assert same(weights(transformer.fit(pixels)), by_hand.get_weights())
     for fit in (transformer.fit, transformer.partial_fit):
