@@ -188,7 +188,7 @@ output = click.option(
 quiet = click.option("--quiet", is_flag=True, help="Show no progress.")
 
 
-def stack_of(*options):
+def several(*options):
     """Return one decorator of several, in the order in which help shows them."""
 
     def decorate(function):

@@ -13,7 +13,7 @@ NOISES = {
 }
 
 # What a stack is; `make_stack` reads them.
-stack_options = options.stack_of(
+stack_options = options.several(
     click.option(
         "--units",
         type=PerLayer(int, always_list=True),
@@ -44,7 +44,7 @@ stack_options = options.stack_of(
     click.option("--tied/--untied", default=True, help="Decode with the encoder's own weights."),
 )
 # How it is trained; `make_pretrainer` reads them.
-pretraining_options = options.stack_of(
+pretraining_options = options.several(
     click.option(
         "--loss",
         type=PerLayer(click.Choice(["cross_entropy", "squared_error"])),
