@@ -259,7 +259,9 @@ print([layer.name for layer in model.layers])
 #   never sees it, and no loss counts it.
 # - For filling in, masking noise teaches what is asked for later. For scores of anomalies and for
 #   codes, swap noise is the usual choice.
-# - Small tables whose columns depend on each other along straight lines are the home of simpler
-#   methods: chained regressions (scikit-learn's `IterativeImputer`) fill in better there, and
-#   principal components find anomalies as well. The numbers, over several seeds and tables, are in
-#   `experiments/results/tables`.
+# - A dA is one good way among several. Over four tables and five seeds, in
+#   `experiments/results/tables`, it fills in far better than the mean. Chained regressions
+#   (scikit-learn's `IterativeImputer`) are better where columns depend on each other along straight
+#   lines; where much is missing, the dA is level or ahead on the other three tables. As a detector
+#   it is ahead of principal components that keep 90 % of the variance on all three tables; an
+#   isolation forest is ahead of it on one, level on another and far behind on the third.
