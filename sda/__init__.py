@@ -1,15 +1,6 @@
 """Stacked denoising autoencoders for Keras 3: pretrain layer by layer, then fine-tune."""
 
-from sda import (
-    callbacks,
-    datasets,
-    diagnostics,
-    losses,
-    plotting,
-    population,
-    semisupervised,
-    sweep,
-)
+from sda import callbacks, datasets, losses, plotting, population, semisupervised, sweep
 from sda.autoencoder import DenoisingAutoencoder, dA
 from sda.corruption import (
     ComposedNoise,
@@ -45,7 +36,6 @@ __all__ = [
     "callbacks",
     "dA",
     "datasets",
-    "diagnostics",
     "fit",
     "load",
     "load_weights",

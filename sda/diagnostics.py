@@ -1,6 +1,7 @@
 """What each layer of a stack has learned: reconstruction, a probe, units that do nothing, rank."""
 
 import dataclasses
+import math
 
 import keras
 import numpy as np
@@ -60,14 +61,15 @@ class LayerReport:
     effective_rank: float | None = None
 
 
-def diagnose(stack, x, y=None, loss=None, seed=0):
+def diagnose(stack, x, y=None, train=None, loss=None, seed=0):
     """Return what there is to say of the input and of each layer of a stack.
 
     Args:
         stack: A built `sda.StackedDenoisingAutoencoder`.
         x: Rows of shape `(n, features)`: a few thousand are enough.
-        y: Labels of shape `(n,)`, or None for no probe. The probe learns the codes of every other
-            row, and is scored on the rest.
+        y: Labels of shape `(n,)`, that the probe is scored on, or None for no probe.
+        train: `(x, y)` that the probe learns, or None for every other row of `x`, and to score it
+            on the rest.
         loss: As in `sda.GreedyPretrainer`.
         seed: Integer, of the noise.
 
@@ -85,26 +87,32 @@ def diagnose(stack, x, y=None, loss=None, seed=0):
     >>> [(report.layer, report.units) for report in reports]
     [(0, 12), (1, 8), (2, 5)]
     """
-    codes = [stack.encode(x, k) for k in range(len(stack.autoencoders))]
-    inputs = on_arrays(stack.prepare)(x[:])
+    depth = len(stack.autoencoders)
+
+    def all_codes(x):
+        return [on_arrays(stack.prepare)(x[:]), *(stack.encode(x, k) for k in range(depth))]
+
+    codes = all_codes(x)
     losses = GreedyPretrainer(stack, loss=loss).loss
-    reports = [_of_codes(0, inputs, y)]
+    reports = [
+        LayerReport(layer, of_layer.shape[-1], effective_rank=effective_rank(of_layer))
+        for layer, of_layer in enumerate(codes)
+    ]
     for k, autoencoder in enumerate(stack.autoencoders):
-        report = _of_codes(k + 1, codes[k], y)
-        report.dead, report.saturated = idle_units(codes[k], autoencoder.activation)
-        below = codes[k - 1] if k else inputs
-        vars(report).update(reconstruction(autoencoder, below, losses[k], seed))
-        reports.append(report)
+        report = reports[k + 1]
+        report.dead, report.saturated = idle_units(codes[k + 1], autoencoder.activation)
+        vars(report).update(reconstruction(autoencoder, codes[k], losses[k], seed))
+    if y is not None:
+        if train is None:
+            learned, labels = [of_layer[::2] for of_layer in codes], y[::2]
+            scored, y = [of_layer[1::2] for of_layer in codes], y[1::2]
+        else:
+            learned, labels, scored = all_codes(train[0]), train[1], codes
+        # One class is nothing to tell apart.
+        if len(np.unique(labels)) > 1:
+            for report, some, others in zip(reports, learned, scored, strict=True):
+                report.probe_accuracy = probe_accuracy(some, labels, others, y)
     return reports
-
-
-def _of_codes(layer, codes, y):
-    accuracy = None
-    if y is not None and len(np.unique(y[::2])) > 1:
-        accuracy = probe_accuracy(codes[::2], y[::2], codes[1::2], y[1::2])
-    return LayerReport(
-        layer, codes.shape[-1], probe_accuracy=accuracy, effective_rank=effective_rank(codes)
-    )
 
 
 def reconstruction(autoencoder, x, loss, seed=0):
@@ -290,16 +298,19 @@ def classification(y, predicted, classes):
         classes: Integer, the number of classes.
 
     Returns:
-        "rows"; "error" in [0, 1]; "interval", the half width of its 95 % interval by the normal
-        approximation, 1.96 √(p (1 - p) / n); and "confusion", a nested list: row i, column j
-        counts rows of class i that were taken for class j.
+        "rows"; "error" in [0, 1]; "interval", the ends of its 95 % interval by Wilson's formula
+        (JASA 22 (1927)), which says something of errors near 0 too; and "confusion", a nested list:
+        row i, column j counts rows of class i that were taken for class j.
     """
     confusion = np.zeros((classes, classes), int)
     np.add.at(confusion, (y, predicted), 1)
-    error = float(np.mean(np.asarray(y) != predicted))
+    n, error = len(y), float(np.mean(np.asarray(y) != predicted))
+    z = 1.959964
+    centre = (error + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(error * (1 - error) / n + (z / (2 * n)) ** 2)
     return {
-        "rows": len(y),
+        "rows": n,
         "error": error,
-        "interval": float(1.96 * np.sqrt(error * (1 - error) / len(y))),
+        "interval": [max(centre - half, 0.0), min(centre + half, 1.0)],
         "confusion": confusion.tolist(),
     }

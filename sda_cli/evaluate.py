@@ -33,7 +33,7 @@ def evaluate(run, data, labels):
     if phase.name == "pretrain":
         stack, settings = trained.load_stack(run)
         click.echo(f"{len(rows.x)} rows, {words}")
-        reports = diagnostics.diagnose(stack, rows.x, rows.y, settings.get("loss"))
+        reports = diagnostics.diagnose(stack, rows.x, rows.y, loss=settings.get("loss"))
         click.echo(trained.layer_table(reports))
         return
     scores = runs.score(phase, rows)

@@ -49,8 +49,9 @@ def check_new(out, overwrite, suffixes):
 
 def error_line(scores, rows):
     """Return a line on what `sda.diagnostics.classification` says."""
-    error, interval = (f"{100 * scores[name]:.2f}" for name in ("error", "interval"))
-    return f"error {error} ± {interval} % on {scores['rows']} rows, {rows}"
+    low, high = (100 * end for end in scores["interval"])
+    error = f"error {100 * scores['error']:.2f} % ({low:.2f} to {high:.2f})"
+    return f"{error} on {scores['rows']} rows, {rows}"
 
 
 def layer_table(reports):

@@ -24,6 +24,8 @@ class Interrupted(click.ClickException):
 def pretrain(ctx, out, resume, overwrite, verbose):
     phase = Phase(out, "pretrain")
     phase.check(resume, overwrite)
+    if resume and has_ended(phase):
+        return
     settings = resolved(options.asked(ctx, phase, resume), ctx)
     rows, held_out = runs.read_rows(settings)
     stack = make_stack(settings)
@@ -45,6 +47,8 @@ def finetune(ctx, run, out, resume, overwrite, verbose):
     before = runs.finished(run, "pretrain")
     phase = Phase(out or run, "finetune")
     phase.check(resume, overwrite)
+    if resume and has_ended(phase):
+        return
     settings = options.asked(ctx, phase, resume)
     if settings["data"] is None:
         for name in ("data", "labels", "image_shape"):
@@ -95,6 +99,13 @@ def finetune(ctx, run, out, resume, overwrite, verbose):
     if scores:
         click.echo(trained.error_line(scores["validation"], "the rows held out"))
     click.echo(phase.path / "classifier.keras")
+
+
+def has_ended(phase):
+    """Return whether there is nothing left to carry on with, and say so."""
+    if phase.is_finished:
+        click.echo(f"{phase.path} had ended already")
+    return phase.is_finished
 
 
 def resolved(settings, ctx):

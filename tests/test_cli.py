@@ -262,6 +262,9 @@ def test_a_pretraining_that_was_cut_off_is_carried_on(rows, monkeypatch):
     for whole, cut in zip(*(sda.load(f"{r}/pretrain/stack.keras").get_weights()
                             for r in ("whole", "cut")), strict=True):  # fmt: skip
         np.testing.assert_array_equal(whole, cut)
+    written = os.stat("cut/pretrain/stack.keras").st_mtime_ns
+    assert "had ended already" in ok("pretrain", "--out", "cut", "--resume")
+    assert os.stat("cut/pretrain/stack.keras").st_mtime_ns == written
     assert Phase("whole", "pretrain").curves == Phase("cut", "pretrain").curves
     assert Phase("cut", "pretrain").settings == Phase("whole", "pretrain").settings
 
@@ -324,7 +327,7 @@ def test_the_error_is_that_of_the_classifier(trained):
     printed = ok("evaluate", "run", "--data", "test.npz::x")
     predicted = sda.load("run/finetune/classifier.keras").predict(x[:15], verbose=0).argmax(axis=1)
     error = 100 * np.mean(predicted != y[:15])
-    assert printed.startswith(f"error {error:.2f} ± ")
+    assert printed.startswith(f"error {error:.2f} % (")
     results = Phase("run", "finetune").results
     assert results["test"]["rows"] == 15
     confusion = [[int(np.sum((y[:15] == i) & (predicted == j))) for j in (0, 1)] for i in (0, 1)]

@@ -110,8 +110,8 @@ def rows_of(text, heading):
 
 def test_the_layers_are_those_of_the_diagnosis(folders, text):
     stack = sda.load(folders[0] / "pretrain" / "stack.keras")
-    _, held_out = sda.runs.read_rows(Phase(folders[0], "pretrain").settings)
-    reports = diagnostics.diagnose(stack, held_out.x, held_out.y)
+    train, held_out = sda.runs.read_rows(Phase(folders[0], "pretrain").settings)
+    reports = diagnostics.diagnose(stack, held_out.x, held_out.y, (train.x, train.y))
     shown = rows_of(text, "first: 20 rows held out")
     assert shown[0][:3] == ["layer", "units", "loss"]
     assert shown[1][:3] == ["input", "64", "–"]

@@ -109,10 +109,13 @@ def test_a_run_is_not_overwritten_without_being_asked(phase):
 
 
 def test_a_run_that_was_cut_off_is_not_overwritten_either(phase):
-    phase.checkpoints.mkdir(parents=True)
-    (phase.checkpoints / "1.checkpoint").touch()
-    with pytest.raises(KeyboardInterrupt), phase.begin({}, seed=1):
+    def save_and_stop():
+        phase.checkpoints.mkdir()
+        (phase.checkpoints / "1.checkpoint").touch()
         raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), phase.begin({}, seed=1):
+        save_and_stop()
     with pytest.raises(ValueError, match="was cut off, and which `--resume` carries on"):
         finish(phase)
     before = phase.record["seconds"]

@@ -40,7 +40,8 @@ def render(folders, title=None, most_rows=2000):
     Args:
         folders: List of the folders of runs.
         title: String, the heading, or None for the names of the runs.
-        most_rows: Integer, the rows that layers are judged by, evenly spaced among those held out.
+        most_rows: Integer, the rows that layers are judged by, evenly spaced among those held out;
+            the probe learns as many of the others.
 
     Raises:
         ValueError: If a folder is not that of a run, or a run has no model.
@@ -128,8 +129,7 @@ def _run(index, name, phases, stack, most_rows, filter_bytes):
     run["filters"] = _filters(stack, shape, filter_bytes)
     run["rebuilt"] = run["layers"] = None
     if rows is not None:
-        chosen = np.unique(np.linspace(0, len(rows.x) - 1, most_rows).astype(int))
-        few = rows.take(chosen)
+        few = _few(rows, most_rows)
         if few.x.shape[1:] != stack.example_shape:
             run["notes"].append(
                 f"The data now have {few.x.shape[1]} values a row, and had "
@@ -137,14 +137,23 @@ def _run(index, name, phases, stack, most_rows, filter_bytes):
             )
             return run
         run["rows"] = len(few.x)
+        known = None
+        if held_out is not None and few.y is not None:
+            known = _few(train, most_rows)
+            known = (known.x, known.y)
         loss = pretrain.settings.get("loss")
         run["layers"] = [
             {key: _cell(form, getattr(report, key)) for key, (_, form) in COLUMNS.items()}
-            for report in diagnostics.diagnose(stack, few.x, few.y, loss)
+            for report in diagnostics.diagnose(stack, few.x, few.y, known, loss)
         ]
         if shape:
             run["rebuilt"] = _rebuilt(stack, few.x, shape)
     return run
+
+
+def _few(rows, most):
+    """Return at most so many rows, evenly spaced."""
+    return rows.take(np.unique(np.linspace(0, len(rows.x) - 1, most).astype(int)))
 
 
 def _facts(phases, stack):
@@ -175,13 +184,18 @@ def _scores(phase):
     """Return the errors of a classifier: a list of (what rows, error, interval)."""
     results = phase.results if phase else {}
     return [
-        (words, f"{100 * scores['error']:.2f} %", f"± {100 * scores['interval']:.2f}")
+        (words, f"{100 * scores['error']:.2f} %", _interval(scores))
         for words, scores in (
             ("validation error", results.get("validation")),
             ("test error", results.get("test")),
         )
         if scores
     ]
+
+
+def _interval(scores):
+    low, high = (100 * end for end in scores["interval"])
+    return f"{low:.2f} to {high:.2f}"
 
 
 def _confusion(phase):
