@@ -264,6 +264,9 @@ def test_all_labels(arguments, score):
     assert (folder / "training_curves.png").read_bytes().startswith(PNG)
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="50 trainings: PyTorch need not compile for each"
+)
 def test_shared_prefixes():
     pytest.importorskip("mlxtend")
     pytest.importorskip("optuna")
