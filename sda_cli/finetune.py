@@ -54,6 +54,8 @@ def finetune(ctx, run, out, resume, overwrite, quiet, **_):
     sda finetune runs/second --data rows.h5::train/x --labels train/y
     sda finetune runs/first --out runs/third --dropout 0.1,0.3,0.3
     """
+    if resume:
+        options.use_backend_of(out or run, "finetune")
     from sda_cli import training
 
     training.finetune(ctx, run, out, resume, overwrite, options.verbosity(quiet))

@@ -1,6 +1,7 @@
 """What the commands share: options, their types, and settings from a TOML file."""
 
 import os
+import pathlib
 import sys
 import tomllib
 
@@ -123,6 +124,16 @@ def choose_backend(ctx, _, name):
             )
     os.environ["KERAS_BACKEND"] = name
     return name
+
+
+def use_backend_of(run, phase):
+    """Have Keras use the backend that a phase of a run was begun with."""
+    try:
+        settings = tomllib.loads((pathlib.Path(run) / phase / "settings.toml").read_text("utf-8"))
+    # What is wrong with the run is said by whoever reads it in earnest.
+    except (OSError, ValueError):
+        return
+    choose_backend(None, None, settings.get("backend"))
 
 
 DATA = (

@@ -82,6 +82,8 @@ def pretrain(ctx, out, resume, overwrite, quiet, **_):
     sda pretrain --data rows.h5::train/x --out runs/second
     sda pretrain --out runs/second --resume
     """
+    if resume:
+        options.use_backend_of(out, "pretrain")
     from sda_cli import training
 
     training.pretrain(ctx, out, resume, overwrite, options.verbosity(quiet))

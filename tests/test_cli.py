@@ -282,6 +282,15 @@ def test_a_finetuning_that_was_cut_off_is_carried_on(rows, monkeypatch):
         np.testing.assert_array_equal(whole, cut)
 
 
+def test_a_run_is_carried_on_by_its_own_backend(rows, monkeypatch):
+    interrupt_after(monkeypatch, 1)
+    fails("pretrain", "--data", "rows.npz::x", "--out", "run", *SMALL, status=130)
+    settings = pathlib.Path("run/pretrain/settings.toml")
+    settings.write_text(settings.read_text().replace(keras.backend.backend(), "openvino"))
+    error = fails("pretrain", "--out", "run", "--resume")
+    assert error.endswith("which is in use. Received: openvino\n")
+
+
 def test_there_has_to_be_something_to_carry_on():
     assert "where none has begun" in fails("pretrain", "--out", "run", "--resume")
 
@@ -443,7 +452,8 @@ def test_without_click_there_is_one_clear_line():
 
 def test_a_real_process(rows, tmp_path):
     """Plain lines where there is no terminal, and the backend that was asked for."""
-    arguments = ["pretrain", "--data", "rows.npz::x", "--out", "run", "--backend", "torch"]
+    (tmp_path / "my.toml").write_text('data = "rows.npz::x"\nbackend = "torch"\n')
+    arguments = ["pretrain", "--config", "my.toml", "--out", "run"]
     code = "import sda_cli; sda_cli.main()"
     done = process("-c", code, *arguments, *SMALL[:-1], cwd=tmp_path, KERAS_BACKEND="jax")
     assert done.returncode == 0, done.stderr
