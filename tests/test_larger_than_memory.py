@@ -78,7 +78,6 @@ def test_weights_that_differ_are_told(tmp_path):
     speeds = {
         "streamed": 80,
         "streamed_with_checks": 70,
-        "made_in_ram": 90,
         "in_ram": [100, 90, 110],
     }
     result = {
@@ -98,6 +97,9 @@ def test_weights_that_differ_are_told(tmp_path):
         "50.5 µs an example streamed, 40.1 in RAM",
     ):  # fmt: skip
         assert text in report
+    result["equal"] = None  # with --no-comparison
+    larger.report([part], tmp_path)
+    assert "weights" not in (tmp_path / "results.md").read_text()
 
 
 def test_the_time_of_pauses_does_not_count():
