@@ -172,6 +172,10 @@ for axis, row, name in zip(axes, cells, ["weight", "horsepower", "cylinders"], s
 plt.show()
 
 # %% [markdown]
+# The first and the last fake are found where they are. Of the second the dA says that the row does
+# not fit, but it believes the horsepower, and finds the car too light and too slow for it: which of
+# two cells is wrong, the row alone does not tell.
+#
 # ## Whole rows that are odd
 #
 # In earnest: 569 tumours, described by 30 numbers each. The dA sees one half of the *benign* ones
