@@ -366,6 +366,17 @@ def test_a_stack_alone_is_evaluated_layer_by_layer(rows):
     assert [line.split()[:2] for line in table[2:]] == [["0", "16"], ["1", "6"], ["2", "4"]]
 
 
+def test_a_stack_that_was_not_trained_is_there_to_compare(rows):
+    data = ["--data", "rows.npz::x", "--labels", "y"]
+    ok("pretrain", *data, "--out", "run", *SMALL, "--epochs", 0)
+    assert Phase("run", "pretrain").curves == []
+    ok("finetune", "run", "--epochs", 1, "--quiet")
+    ok("report", "run")
+    page = pathlib.Path("run/report.html").read_text()
+    assert "Classifier: loss" in page
+    assert "Layer 1: loss" not in page
+
+
 # encode, reconstruct, filters, info
 
 
