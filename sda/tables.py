@@ -34,7 +34,7 @@ class Columns:
 
     >>> table = np.array([[1.0, 0, 5], [2.0, 1, 7], [np.nan, 1, 9], [4.0, 0, 5]])
     >>> columns = sda.tables.Columns(numeric=[0], binary=[1], categorical=[2], scaler="unit")
-    >>> columns.fit_transform(table).round(2).tolist()[:2]
+    >>> columns.fit_transform(table).astype("float64").round(2).tolist()[:2]
     [[0.0, 0.0, 1.0, 0.0, 0.0], [0.33, 1.0, 0.0, 1.0, 0.0]]
     >>> columns.kinds
     ['numeric', 'binary', 3]
