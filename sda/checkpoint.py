@@ -245,6 +245,9 @@ def _anonymous(config):
     numbers = {}
 
     def find(value):
+        # What a dtype policy has for a name is what it is.
+        if isinstance(value, dict) and str(value.get("class_name")).endswith("DTypePolicy"):
+            return
         for key, inner in _items(value):
             if key == "name" and isinstance(inner, str):
                 numbers.setdefault(inner, f"#{len(numbers)}")

@@ -200,6 +200,15 @@ def test_what_differs_from_the_run_in_the_folder_is_named(tmp_path):
     assert files(tmp_path) == before
 
 
+def test_another_precision_is_another_run():
+    def settings(dtype):
+        layer = keras.layers.Dense(2, dtype=dtype)
+        return checkpoint.model_settings(keras.Sequential([keras.Input((3,)), layer]))
+
+    assert settings("float32") == settings("float32")  # but for the names of the layers
+    assert settings("bfloat16") != settings("mixed_bfloat16")
+
+
 def test_other_versions_are_told(tmp_path, monkeypatch):
     write(tmp_path, 1)
     monkeypatch.setattr(checkpoint, "versions", lambda: {"keras": "0.0.1"})
