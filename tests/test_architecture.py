@@ -59,11 +59,19 @@ MAY_KNOW = {
 }
 # What only the names listed may know: the higher floors of the house.
 KNOWN_BY = {
-    "pretraining": {"", "diagnostics", "estimators", "population", "sweep.trial"},
+    "pretraining": {
+        "",
+        "diagnostics",
+        "estimators.stacked",
+        "estimators.transformer",
+        "population",
+        "sweep.trial",
+    },
     "diagnostics": {"", "report", "runs", "sweep.trial"},
     "runs": {"report"},
     "report": set(),
     "estimators": {"", "sweep.trial"},
+    "estimators.stacked": {"estimators.supervised", "estimators.transformer"},
     "population": {""},
     "sweep": {""},
     "sweep.search": {"sweep"},
