@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import pathlib
 import signal
 
 import numpy as np
@@ -118,3 +119,12 @@ def test_made_rows_are_the_same_in_any_order():
     order = np.random.default_rng(1).permutation(12_000)
     np.testing.assert_array_equal(rows[order], whole[order])
     assert len(np.unique(whole[:, 0])) > 11_000
+
+
+def test_the_documentation_quotes_what_was_measured():
+    root = pathlib.Path(larger.__file__).parents[1]
+    measured = (root / "experiments/results/larger_than_memory/results.md").read_text()
+    lines = (root / "docs/large_data.md").read_text().splitlines()
+    quoted = [line for line in lines if line.startswith(("| in RAM", "| streamed"))]
+    assert len(quoted) == 3
+    assert all(line in measured for line in quoted)
