@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.*
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-all test-tensorflow test-jax test-torch lint notebooks notebooks-check clean
+.PHONY: demo test test-all test-tensorflow test-jax test-torch lint docs notebooks notebooks-check clean
 
 demo: $(VENV)/.demo
 	$(RUN) -m experiments.demo
@@ -30,6 +30,11 @@ test-torch: $(VENV)/.test $(VENV)/.torch
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+# The guide, notebooks and reference as a site in build/docs. A link that leads nowhere is an error,
+# but not with --quiet.
+docs: $(VENV)/.test
+	$(RUN) -m mkdocs build --strict
 
 # Run the percent scripts and write the .ipynb files from what they show.
 notebooks: $(VENV)/.test

@@ -10,11 +10,11 @@ import keras
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
-from sklearn.linear_model import LogisticRegression
 
 import sda
 from experiments import parts, recipes
 from experiments.filters import neighbour_correlation
+from sda import diagnostics
 
 NAME = "corruption_levels"
 LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75)
@@ -44,8 +44,7 @@ def repair_errors(stack, x, levels, seed=2):
 
 def probe_error(train, y_train, test, y_test):
     """Return the test error in percent of logistic regression on codes (or pixels)."""
-    model = LogisticRegression(C=0.1, max_iter=500).fit(train, y_train)
-    return round(100 * (1 - model.score(test, y_test)), 3)
+    return round(100 * (1 - diagnostics.probe_accuracy(train, y_train, test, y_test)), 3)
 
 
 # Figures.
@@ -82,7 +81,11 @@ def draw_repair(errors, test_levels, levels):
     for i, row in enumerate(errors):
         for j, value in enumerate(row):
             weight = "bold" if value == row.min() else "normal"
-            axis.text(j, i, f"{value:.1f}", ha="center", va="center", weight=weight)
+            # Dark cells, the small errors, take light digits.
+            dark = np.log(value / errors.min()) < 0.45 * np.log(errors.max() / errors.min())
+            colour = "white" if dark else "black"
+            style = {"ha": "center", "va": "center", "weight": weight, "color": colour}
+            axis.text(j, i, f"{value:.1f}", **style)
     axis.set_xticks(range(columns), [f"{level:.0%}" for level in levels])
     axis.set_yticks(range(rows), [f"{level:.0%}" for level in test_levels])
     axis.set(xlabel="corruption in training", ylabel="corruption of the test images")

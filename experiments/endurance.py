@@ -185,9 +185,10 @@ def forked(seed, results):
 def forks():
     """Fork a worker before the backend was used, and one after it; return what came of them."""
     context = multiprocessing.get_context("fork")
-    results = context.Queue()
 
     def worker():
+        # Of its own: a worker that is killed while it still holds a queue's lock keeps it forever.
+        results = context.Queue()
         process = context.Process(target=forked, args=(1, results))
         process.start()
         try:

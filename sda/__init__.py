@@ -1,6 +1,18 @@
 """Stacked denoising autoencoders for Keras 3: pretrain layer by layer, then fine-tune."""
 
-from sda import callbacks, datasets, losses, plotting, semisupervised
+from sda import (
+    callbacks,
+    datasets,
+    diagnostics,
+    losses,
+    penalties,
+    plotting,
+    population,
+    semisupervised,
+    sweep,
+    tables,
+    tutorial_params,
+)
 from sda.autoencoder import DenoisingAutoencoder, dA
 from sda.corruption import (
     ComposedNoise,
@@ -11,7 +23,9 @@ from sda.corruption import (
     SelectiveNoise,
     SwapNoise,
 )
+from sda.exporting import export
 from sda.loading import load, load_weights
+from sda.prefixes import PrefixStore
 from sda.pretraining import GreedyPretrainer
 from sda.stack import StackedDenoisingAutoencoder
 from sda.training.fit import TrainingDiverged, fit
@@ -25,6 +39,7 @@ __all__ = [
     "GaussianNoise",
     "GreedyPretrainer",
     "MaskingNoise",
+    "PrefixStore",
     "SaltAndPepperNoise",
     "SelectiveNoise",
     "StackedDenoisingAutoencoder",
@@ -34,10 +49,17 @@ __all__ = [
     "callbacks",
     "dA",
     "datasets",
+    "diagnostics",
+    "export",
     "fit",
     "load",
     "load_weights",
     "losses",
+    "penalties",
     "plotting",
+    "population",
     "semisupervised",
+    "sweep",
+    "tables",
+    "tutorial_params",
 ]

@@ -1,12 +1,27 @@
 """The denoising autoencoder (dA) as a Keras layer."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from sda import corruption as corruptions
-from sda.checks import check_count, check_flag, look_up
+from sda import penalties
+from sda.checks import check_count, check_flag, check_number, look_up
 from sda.forks import check_process
+from sda.losses import ColumnActivation
 from sda.seeding import check_seed, spawn
+from sda.slopes import SLOPES
+from sda.slopes import names as names_of_slopes
+
+# Activations whose codes may be read as probabilities.
+UNIT_INTERVAL = ("sigmoid", "hard_sigmoid", "softmax")
+# What code layers may be, besides activations, without a part in a derivative: inert in inference.
+INERT = (
+    keras.layers.AlphaDropout,
+    keras.layers.Dropout,
+    keras.layers.GaussianDropout,
+    keras.layers.GaussianNoise,
+)
 
 
 @keras.saving.register_keras_serializable(package="sda")
@@ -35,6 +50,13 @@ class DenoisingAutoencoder(keras.layers.Layer):
         code_layers: Layers without weights (`Activation`, `Dropout`, …) that follow `encoder` where
             it comes from. They belong to the code, and always run in inference mode.
         seed: Integer from which the initial weights and the noise are drawn, or None.
+        sparsity: Penalty on the codes in training, a `keras.regularizers.Regularizer` such as
+            `sda.penalties.KLSparsity(0.05)` or `keras.regularizers.L1(1e-3)`, or None. Its value
+            for the codes of a batch is divided by the examples of the batch.
+        contraction: Float ≥ 0, the weight λ of the contractive penalty λ‖∂h/∂x‖² (Rifai et al.,
+            ICML 2011), averaged over the batch.
+        missing: The number that stands for missing values, which are NaN in `x`, or a list with one
+            a feature; None where none may be missing. There is no noise on them.
         **kwargs: Arguments of `keras.layers.Layer`, such as `name` and `dtype`.
 
     Call arguments:
@@ -67,6 +89,9 @@ class DenoisingAutoencoder(keras.layers.Layer):
         encoder=None,
         code_layers=(),
         seed=None,
+        sparsity=None,
+        contraction=0.0,
+        missing=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -77,6 +102,7 @@ class DenoisingAutoencoder(keras.layers.Layer):
         _activation(activation, "activation")
         self.decoder_activation = _activation(decoder_activation, "decoder_activation")
         self.tied = check_flag(tied, "tied")
+        self.missing = _fill(missing)
         self.kernel_initializer = kernel_initializer
         self.shares_encoder = encoder is not None
         if self.shares_encoder:
@@ -98,6 +124,34 @@ class DenoisingAutoencoder(keras.layers.Layer):
         self.code_layers = list(code_layers)
         for layer in self.code_layers:
             _check_code_layer(layer)
+        self.sparsity = _sparsity(sparsity)
+        self.contraction = check_number(
+            contraction, "contraction", "finite and at least 0", lambda w: 0 <= w < float("inf")
+        )
+        self._check_penalties()
+
+    def _check_penalties(self):
+        """Raise `ValueError` where a penalty does not fit the code, or would not act."""
+        if self.activity_regularizer is not None:
+            raise ValueError(
+                "Expected `activity_regularizer` to be left out: a layer's is on what it returns, "
+                "here the reconstruction. For a penalty on the codes use `sparsity`. "
+                f"Received: activity_regularizer={self.activity_regularizer!r}"
+            )
+        unit_interval = [keras.activations.get(name) for name in UNIT_INTERVAL]
+        if isinstance(self.sparsity, penalties.KLSparsity) and self.activation not in unit_interval:
+            raise ValueError(
+                "Expected codes in [0, 1], as those of a sigmoid, under `KLSparsity`. "
+                f"Received: activation={self.activation!r}"
+            )
+        bent = [la for la in [self.encoder, *self.code_layers] if not _is_straight(la)]
+        known = self.activation in SLOPES and len(bent) <= 1
+        if self.contraction and not (known and all(hasattr(la, "activation") for la in bent)):
+            raise ValueError(
+                "Expected an activation with a known derivative under `contraction`, one of "
+                f"{names_of_slopes()}. Received: activation={self.activation!r}, "
+                f"code_layers={self.code_layers!r}"
+            )
 
     @property
     def activation(self):
@@ -127,6 +181,13 @@ class DenoisingAutoencoder(keras.layers.Layer):
                 layer.build(shape)
             _check_code_layer(layer)
             shape = layer.compute_output_shape(shape)
+        if isinstance(self.missing, list) and len(self.missing) != visible:
+            raise ValueError(
+                f"Expected `missing` to be a number or a list of {visible}, one a feature of the "
+                f"input. Received: a list of {len(self.missing)}"
+            )
+        if isinstance(self.decoder_activation, ColumnActivation):
+            self.decoder_activation.layout.check_width(input_shape)
         self.corruption.build(input_shape)
         self.visible_bias = self.add_weight((visible,), initializer="zeros", name="visible_bias")
         if not self.tied:
@@ -140,14 +201,72 @@ class DenoisingAutoencoder(keras.layers.Layer):
             )
 
     def call(self, x, training=None):
-        return self.decode(self.encode(self.corruption(x, training=training)))
+        noisy = self.corruption(self.fill(x), training=training)
+        y = self.encode(self._keep_missing(x, noisy) if training else noisy)
+        if training:
+            for penalty in self.penalties(y).values():
+                self.add_loss(penalty)
+        return self.decode(y)
+
+    def fill(self, x):
+        """Return `x` with `missing` in place of NaN."""
+        if self.missing is None:
+            return x
+        if not keras.backend.is_float_dtype(x.dtype):
+            x = ops.cast(x, self.compute_dtype)
+        return ops.where(ops.isnan(x), ops.cast(self.missing, x.dtype), x)
+
+    def corrupt(self, x, corruption=None):
+        """Return `x` filled and with noise where it is known, and where the noise acted.
+
+        Args:
+            x: Tensor of shape `(batch, ..., visible)`.
+            corruption: The noise, or None for the layer's own.
+
+        Returns:
+            `(corrupted, selected)`, as `sda.Corruption.corrupt` does.
+        """
+        corrupted, selected = (corruption or self.corruption).corrupt(self.fill(x))
+        if selected is not None and self.missing is not None:
+            selected = ops.logical_and(selected, ops.logical_not(ops.isnan(x)))
+        return self._keep_missing(x, corrupted), selected
+
+    def _keep_missing(self, x, corrupted):
+        """Return `corrupted` with `missing` where `x` is NaN: noise there would show a value."""
+        if self.missing is None:
+            return corrupted
+        return ops.where(ops.isnan(x), ops.cast(self.missing, corrupted.dtype), corrupted)
 
     def encode(self, x):
         """Return the code y = s(x W + b) of `x`, shape `(batch, ..., units)`, without noise."""
-        y = self.encoder(x)
+        y = self.encoder(self.fill(x))
         for layer in self.code_layers:
             y = layer(y, training=False)
         return y
+
+    @property
+    def penalised(self):
+        """Whether there is a penalty on the codes."""
+        return self.sparsity is not None or self.contraction > 0
+
+    def penalties(self, codes):
+        """Return what is added to the loss, by name, for the codes y of a batch.
+
+        Args:
+            codes: Tensor of shape `(batch, ..., units)`, as `encode` returns it.
+
+        Returns:
+            Dict of scalar tensors, weighted: "sparsity" and "contraction", where they are set.
+        """
+        found = {}
+        if self.sparsity is not None:
+            codes = ops.cast(codes, "float32")
+            examples = ops.cast(ops.shape(codes)[0], "float32")
+            found["sparsity"] = self.sparsity(codes) / examples
+        if self.contraction:
+            norm = penalties.contraction(codes, self.activation, self.encoder.kernel)
+            found["contraction"] = self.contraction * norm
+        return found
 
     def decode(self, codes, logits=False):
         """Return the reconstruction z = s'(y Wᵀ + b') of the input from its code.
@@ -180,7 +299,7 @@ class DenoisingAutoencoder(keras.layers.Layer):
         )
         if not self.tied or not plain or slope is None or self.code_layers or len(x.shape) != 2:
             return self.decode(self.encode(x), logits=logits)
-        x = ops.cast(x, self.compute_dtype)
+        x = self.fill(ops.cast(x, self.compute_dtype))
         parts = (encoder.kernel, encoder.bias, self.visible_bias)
         parts = [ops.cast(ops.convert_to_tensor(part), self.compute_dtype) for part in parts]
         a = _tied_pass(encoder.activation, slope)(x, *parts)
@@ -200,6 +319,12 @@ class DenoisingAutoencoder(keras.layers.Layer):
             "kernel_initializer": initializer,
             "seed": self.seed,
         }
+        if self.sparsity is not None:
+            config["sparsity"] = keras.regularizers.serialize(self.sparsity)
+        if self.contraction:
+            config["contraction"] = self.contraction
+        if self.missing is not None:
+            config["missing"] = self.missing
         if self.shares_encoder:
             config["encoder"] = keras.saving.serialize_keras_object(self.encoder)
         else:
@@ -221,14 +346,7 @@ class DenoisingAutoencoder(keras.layers.Layer):
 
 
 dA = DenoisingAutoencoder
-
-# Derivatives of activations, as functions of the activation's value.
-SLOPES = {
-    keras.activations.sigmoid: lambda y: y * (1 - y),
-    keras.activations.tanh: lambda y: 1 - y * y,
-    keras.activations.relu: lambda y: ops.cast(y > 0, y.dtype),
-    keras.activations.linear: ops.ones_like,
-}
+"""The literature's name for the same class."""
 
 
 def _tied_pass(activation, slope):
@@ -304,6 +422,30 @@ def _check_code_layer(layer):
         raise ValueError(
             f"Expected `code_layers` to hold Keras layers without weights. Received: {layer!r}"
         )
+
+
+def _is_straight(layer):
+    """Return whether a layer of the code changes no derivative."""
+    linear = getattr(layer, "activation", None) is keras.activations.linear
+    return linear or isinstance(layer, INERT)
+
+
+def _sparsity(identifier):
+    """Return the regularizer that is meant, or None."""
+    expectation = "a keras.regularizers.Regularizer or None"
+    found = look_up(keras.regularizers.get, identifier, "sparsity", expectation)
+    if found is not None and not isinstance(found, keras.regularizers.Regularizer):
+        raise ValueError(f"Expected `sparsity` to be {expectation}. Received: sparsity={found!r}")
+    return found
+
+
+def _fill(missing):
+    """Return what stands for missing values: a float, a list of floats, or None."""
+    if missing is None:
+        return None
+    if isinstance(missing, (list, tuple)) or (isinstance(missing, np.ndarray) and missing.ndim):
+        return [check_number(value, "missing", "finite", np.isfinite) for value in missing]
+    return check_number(missing, "missing", "finite, or a list with one a feature", np.isfinite)
 
 
 def _activation(identifier, name):

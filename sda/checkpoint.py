@@ -9,6 +9,7 @@ import io
 import json
 import os
 import pathlib
+import secrets
 import time
 import warnings
 
@@ -29,8 +30,9 @@ SUFFIX = ".checkpoint"
 # The kinds of dtype that may be in one, as NumPy's letters: numbers and text.
 KINDS = "biufcSU"
 # Attributes of a callback that are not its state: what `fit` sets, what does not change the result,
-# and a setting whose sign Keras turns when it first looks at the logs.
-NO_STATE = ("params", "_model", "verbose", "min_delta")
+# a setting whose sign Keras turns when it first looks at the logs, and files that TensorBoard opens
+# by itself.
+NO_STATE = ("params", "_model", "verbose", "min_delta", "_writers", "_prev_summary_state")
 
 
 class Checkpoints:
@@ -55,7 +57,7 @@ class Checkpoints:
         self.path = pathlib.Path(path)
         self.every = every
         self.settings = settings
-        self.versions = _versions()
+        self.versions = versions()
         self.context = {}
         self.progress = None
         self._whole = collections.deque(maxlen=KEPT)
@@ -66,7 +68,7 @@ class Checkpoints:
         self.path.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             lock = stack.enter_context(open(self.path / "lock", "ab"))
-            if not _lock(lock):
+            if not take(lock):
                 raise ValueError(
                     "Expected `checkpoint_dir` to belong to one run at a time. Received: "
                     f"checkpoint_dir={str(self.path)!r}, which another run is using"
@@ -88,31 +90,19 @@ class Checkpoints:
     def save(self, progress):
         """Write a checkpoint of `context` and `progress`, nested plain values and arrays.
 
-        It is written under another name, synced to the disk and then renamed: whatever happens
-        meanwhile, there is a whole checkpoint under every name.
-
         Raises:
             OSError: If the file cannot be written, as on a full disk.
         """
-        content = _packed(
-            {
-                "settings": self.settings,
-                "versions": self.versions,
-                "context": self.context,
-                "progress": progress,
-            }
-        )
+        saved = {
+            "settings": self.settings,
+            "versions": self.versions,
+            "context": self.context,
+            "progress": progress,
+        }
         self._number += 1
         path = self.path / f"{self._number:08d}{SUFFIX}"
-        temporary = path.with_name(f"{path.name}.tmp")
         try:
-            with open(temporary, "wb") as file:
-                file.write(b"%s %s %s\n" % (MAGIC, VERSION, _digest(VERSION, content)))
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            _sync_folder(self.path)
+            write(path, saved)
         except OSError as error:
             raise OSError(
                 error.errno,
@@ -120,8 +110,6 @@ class Checkpoints:
                 "has stopped; the checkpoint before this one is whole. Call `fit` again with the "
                 "same data and settings to carry on from there",
             ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
         self._whole.append(path)
         for other in set(self._files()) - set(self._whole):
             other.unlink()
@@ -134,8 +122,8 @@ class Checkpoints:
         files = self._files()
         for path in reversed(files):
             try:
-                saved = _unpacked(_verified(path.read_bytes()))
-            except _Damaged as damage:
+                saved = read(path)
+            except Damaged as damage:
                 warnings.warn(
                     f"The checkpoint {str(path)!r} is damaged ({damage}); using the one before it.",
                     stacklevel=4,
@@ -154,17 +142,11 @@ class Checkpoints:
 
     def _check(self, saved):
         """Raise `ValueError` if the checkpoint is that of another run, and name what differs."""
-        there, here = dict(_flat(saved["settings"])), dict(_flat(self.settings))
-        differing = [
-            f"{name}={_short(here, name)} (there: {_short(there, name)})"
-            for name in [*here, *(name for name in there if name not in here)]
-            if name not in here or name not in there or here[name] != there[name]
-        ]
+        differing = differences(saved["settings"], self.settings)
         if differing:
-            more = f", and {len(differing) - 5} more" if len(differing) > 5 else ""
             raise ValueError(
                 "Expected the data and settings of the run in `checkpoint_dir`. Received: "
-                f"{', '.join(differing[:5])}{more}; checkpoint_dir={str(self.path)!r}. Nothing was "
+                f"{differing}; checkpoint_dir={str(self.path)!r}. Nothing was "
                 "changed: use another folder, or delete this one to start anew"
             )
         then, now = saved["versions"], self.versions
@@ -296,17 +278,30 @@ def _flat(value, path=""):
         yield from _flat(item, path + step)
 
 
+def differences(there, here):
+    """Return as text where two nested settings differ, or nothing."""
+    there, here = dict(_flat(there)), dict(_flat(here))
+    differing = [
+        f"{name}={_short(here, name)} (there: {_short(there, name)})"
+        for name in [*here, *(name for name in there if name not in here)]
+        if name not in here or name not in there or here[name] != there[name]
+    ]
+    more = f", and {len(differing) - 5} more" if len(differing) > 5 else ""
+    return ", ".join(differing[:5]) + more
+
+
 def _short(settings, name):
     text = repr(settings[name]) if name in settings else "nothing"
     return text if len(text) <= 60 else f"{text[:28]}…{text[-28:]}"
 
 
-def _versions():
-    versions = {}
+def versions():
+    """Return the versions of what the bits of a result depend on."""
+    found = {}
     for package in ("keras-sda", "keras", "numpy", keras.backend.backend()):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return versions
+            found[package] = importlib.metadata.version(package)
+    return found
 
 
 # The state of a training
@@ -401,8 +396,33 @@ def _state(callback):
 # Files
 
 
-class _Damaged(Exception):
+class Damaged(Exception):
     """The bytes are not those that were written."""
+
+
+def write(path, saved):
+    """Write settings, versions, context and progress to a file, whole or not at all.
+
+    It is written under another name, synced to the disk and then renamed: whatever happens
+    meanwhile, what is under `path` is whole. Nobody else's write has the same other name.
+    """
+    content = _packed(saved)
+    temporary = path.with_name(f"{secrets.token_hex(8)}{path.suffix}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(b"%s %s %s\n" % (MAGIC, VERSION, _digest(VERSION, content)))
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read(path):
+    """Return what `write` wrote; raise `Damaged` if it is no longer that."""
+    return _unpacked(_verified(path.read_bytes()))
 
 
 def _digest(version, content):
@@ -414,9 +434,9 @@ def _verified(file):
     header, _, content = file.partition(b"\n")
     parts = header.split(b" ")
     if len(parts) != 3 or parts[0] != MAGIC:
-        raise _Damaged("it has no header")
+        raise Damaged("it has no header")
     if parts[2] != _digest(parts[1], content):
-        raise _Damaged("its digest is wrong")
+        raise Damaged("its digest is wrong")
     if parts[1] != VERSION:
         raise ValueError(
             f"Expected checkpoints of format {VERSION.decode()}. Received: one of format "
@@ -485,7 +505,7 @@ def _can_pack(value):
     return True
 
 
-def _lock(file):
+def take(file):
     """Take the file for this process until it is closed; return whether that could be done."""
     try:
         import fcntl

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from sda.checks import check_number, look_up
+from sda.checks import check_count, check_number, look_up
 from sda.seeding import check_seed, spawn
 
 
@@ -84,11 +84,15 @@ class SelectiveNoise(Corruption):
     subclass's `replacement(x, v)` spends it as v, so that one draw an entry does for both.
 
     Args:
-        rate: Float in [0, 1], the corruption level.
+        rate: Float in [0, 1], the corruption level, or a list with one a column.
         seed: Integer, or None for a random one.
+        groups: List of integers, the features that each column takes, one after another: with
+            [1, 1, 3] the last three features, such as the one-hot code of a category, are selected
+            all or none, and replaced from one draw. None: a column is a feature.
 
     Raises:
-        ValueError: If `rate` is not a number in [0, 1].
+        ValueError: If `rate` is not a number in [0, 1], or a list of them of the right length, or
+            `groups` are no positive integers, or do not add up to the last axis of the input.
 
     Example:
 
@@ -101,24 +105,55 @@ class SelectiveNoise(Corruption):
 
     selects = True
 
-    def __init__(self, rate, seed=None, **kwargs):
+    def __init__(self, rate, seed=None, groups=None, **kwargs):
         super().__init__(seed=seed, **kwargs)
-        self.rate = check_number(rate, "rate", "between 0 and 1", lambda r: 0 <= r <= 1)
+        self.groups = _groups(groups)
+        self.rate = _rates(rate, self.groups)
+
+    def build(self, input_shape):
+        self._check_width(input_shape)
 
     def replacement(self, x, v):
         raise NotImplementedError
 
     def corrupt(self, x):
-        if self.rate == 0:
+        self._check_width(x.shape)
+        if _is_zero(self.rate):
             return x, ops.zeros_like(x, dtype="bool")
+        shape = ops.shape(x)
+        if self.groups:
+            shape = (*shape[:-1], len(self.groups))
         # In float32 under every dtype policy: a bfloat16 draw has steps of 1/128, and would turn a
         # rate of 0.3 into 0.305.
-        u = keras.random.uniform(ops.shape(x), dtype="float32", seed=self.seed_generator)
-        selected = u < self.rate
-        return ops.where(selected, self.replacement(x, u / self.rate), x), selected
+        u = keras.random.uniform(shape, dtype="float32", seed=self.seed_generator)
+        rate = divisor = self.rate
+        if isinstance(rate, list):
+            rate = ops.convert_to_tensor(rate, "float32")
+            # Where the rate is 0 nothing is selected, whatever v is.
+            divisor = ops.where(rate > 0, rate, 1.0)
+        selected, v = u < rate, u / divisor
+        if self.groups:
+            column = np.repeat(np.arange(len(self.groups)), self.groups)
+            selected, v = (ops.take(a, column, axis=-1) for a in (selected, v))
+        return ops.where(selected, self.replacement(x, v), x), selected
+
+    def _check_width(self, shape):
+        """Raise `ValueError` unless `groups` and rates describe the last axis of `shape`."""
+        if self.groups:
+            if sum(self.groups) != shape[-1]:
+                raise ValueError(
+                    f"Expected `groups` to add up to the {shape[-1]} features of the input. "
+                    f"Received: groups={self.groups!r}"
+                )
+        elif isinstance(self.rate, list) and len(self.rate) != shape[-1]:
+            raise ValueError(
+                f"Expected `rate` to be a number or a list of {shape[-1]}, one a feature of the "
+                f"input. Received: rate={self.rate!r}, a list of {len(self.rate)}"
+            )
 
     def get_config(self):
-        return {**super().get_config(), "rate": self.rate}
+        config = {**super().get_config(), "rate": self.rate}
+        return {**config, "groups": self.groups} if self.groups else config
 
 
 @keras.saving.register_keras_serializable(package="sda")
@@ -129,11 +164,13 @@ class MaskingNoise(SelectiveNoise):
     robust features with denoising autoencoders", ICML 2008.
 
     Args:
-        rate: Float in [0, 1], the corruption level.
+        rate: Float in [0, 1], the corruption level, or a list with one a column.
         seed: Integer, or None for a random one.
+        groups: List of integers, the features of each column where columns take several, as in
+            `sda.SelectiveNoise`.
 
     Raises:
-        ValueError: If `rate` is not a number in [0, 1].
+        ValueError: If `rate` or `groups` is out of its range, or does not fit the input.
 
     Example:
 
@@ -152,13 +189,15 @@ class SaltAndPepperNoise(SelectiveNoise):
     Reference: Vincent et al., JMLR 11 (2010), section 3.3.
 
     Args:
-        rate: Float in [0, 1], the corruption level.
+        rate: Float in [0, 1], the corruption level, or a list with one a column.
         minimum: Float, the value of pepper, in the units of the data.
         maximum: Float, the value of salt.
         seed: Integer, or None for a random one.
+        **kwargs: `groups`, as in `sda.SelectiveNoise`, and arguments of `keras.layers.Layer`.
 
     Raises:
-        ValueError: If `rate` is not a number in [0, 1], or `minimum` exceeds `maximum`.
+        ValueError: If `rate` or `groups` is out of its range, or does not fit the input, or
+            `minimum` exceeds `maximum`.
 
     Example:
 
@@ -192,16 +231,21 @@ class SwapNoise(SelectiveNoise):
     there is nothing to swap with, and the row stays as it is.
 
     Args:
-        rate: Float in [0, 1], the corruption level.
+        rate: Float in [0, 1], the corruption level, or a list with one a column.
         seed: Integer, or None for a random one.
+        groups: List of integers, the features of each column where columns take several, as in
+            `sda.SelectiveNoise`.
 
     Raises:
-        ValueError: If `rate` is not a number in [0, 1].
+        ValueError: If `rate` or `groups` is out of its range, or does not fit the input.
 
     Example:
 
     >>> sda.SwapNoise(0.15)(keras.ops.ones((4, 2)), training=True).shape
     (4, 2)
+    >>> table = sda.SwapNoise([0.1, 0.3], groups=[1, 3])  # a number, and a category of three
+    >>> table(keras.ops.ones((5, 4)), training=True).shape
+    (5, 4)
     """
 
     def replacement(self, x, v):
@@ -242,7 +286,7 @@ class GaussianNoise(Corruption):
         )
 
     def corrupt(self, x):
-        if self.stddev == 0:
+        if _is_zero(self.stddev):
             return x, None
         noise = keras.random.normal(
             ops.shape(x), stddev=self.stddev, dtype="float32", seed=self.seed_generator
@@ -318,6 +362,39 @@ class ComposedNoise(Corruption):
     def from_config(cls, config):
         noises = [keras.saving.deserialize_keras_object(noise) for noise in config["noises"]]
         return cls(**{**config, "noises": noises})
+
+
+def _groups(groups):
+    """Return the sizes of the groups as a list of integers, or None."""
+    if groups is None:
+        return None
+    if not isinstance(groups, (list, tuple, np.ndarray)) or len(groups) == 0:
+        raise ValueError(
+            "Expected `groups` to be a list with the number of features of each column. "
+            f"Received: groups={groups!r}"
+        )
+    return [check_count(size, "groups") for size in groups]
+
+
+def _rates(rate, groups):
+    """Return `rate` as a float, or as a list of floats."""
+
+    def check(value):
+        return check_number(value, "rate", "between 0 and 1", lambda r: 0 <= r <= 1)
+
+    if not isinstance(rate, (list, tuple)) and not (isinstance(rate, np.ndarray) and rate.ndim):
+        return check(rate)
+    if len(rate) == 0 or (groups and len(groups) != len(rate)):
+        raise ValueError(
+            "Expected `rate` to be a number, or a list with one a column"
+            f"{f', {len(groups)} of them' if groups else ''}. Received: rate={rate!r}"
+        )
+    return [check(value) for value in rate]
+
+
+def _is_zero(level):
+    # Where several models are traced as one, a level is a tensor.
+    return isinstance(level, (int, float)) and level == 0
 
 
 def get(identifier):

@@ -7,7 +7,7 @@ from sda.checks import check_number
 from sda.seeding import spawn
 
 
-def supervised(input_shape, encoders, units, activation, dropout, copy, seed, name):
+def supervised(input_shape, encoders, units, activation, dropout, copy, seed, name, missing=None):
     """Return a `keras.Sequential` of the encoders and a new output layer.
 
     The output layer starts at zero, as in the tutorial: the first predictions are indifferent.
@@ -21,25 +21,34 @@ def supervised(input_shape, encoders, units, activation, dropout, copy, seed, na
         copy: Whether the model gets encoders of its own instead of the given ones.
         seed: Integer or None, for the dropout masks.
         name: Name of the model.
+        missing: What stands for NaN in the input: a number, a list with one a feature, or None.
     """
     output = keras.layers.Dense(
         units, activation=activation, kernel_initializer="zeros", name="output"
     )
-    layers = [keras.Input(input_shape), *_dropout(dropout[0], spawn(seed, 0))]
+    layers = [keras.Input(input_shape), *_fill(input_shape, missing)]
+    layers += _dropout(dropout[0], spawn(seed, 0))
     for k, encoder in enumerate(encoders):
         layers += [_copy(layer) for layer in encoder] if copy else encoder
         layers += _dropout(dropout[k + 1], spawn(seed, k + 1))
     return keras.Sequential([*layers, output], name=name)
 
 
-def unrolled(input_shape, encoders, autoencoders, copy):
+def encoder(input_shape, encoders, copy, missing=None):
+    """Return a `keras.Sequential` of the encoders alone; arguments as in `supervised`."""
+    layers = [keras.Input(input_shape), *_fill(input_shape, missing)]
+    layers += [_copy(layer) if copy else layer for encoder in encoders for layer in encoder]
+    return keras.Sequential(layers, name="encoder")
+
+
+def unrolled(input_shape, encoders, autoencoders, copy, missing=None):
     """Return the deep autoencoder: all encoders, then the decoders in reverse order.
 
     A stock `Dense` cannot decode with another layer's kernel transposed, so the decoders are layers
     of their own that start from the stack's weights and are untied from there on (Hinton and
     Salakhutdinov, Science 313 (2006)).
     """
-    layers = [keras.Input(input_shape)]
+    layers = [keras.Input(input_shape), *_fill(input_shape, missing)]
     for encoder in encoders:
         layers += [_copy(layer) for layer in encoder] if copy else encoder
     decoders = [
@@ -59,6 +68,21 @@ def unrolled(input_shape, encoders, autoencoders, copy):
         decoder.kernel.assign(ops.copy(kernel))
         decoder.bias.assign(ops.copy(autoencoder.visible_bias))
     return model
+
+
+def _fill(input_shape, missing):
+    """Return the layer that puts `missing` in place of NaN, in a list, or an empty one for None.
+
+    A small functional model of Keras's own operations, which loads where there is no `sda`.
+    """
+    if missing is None:
+        return []
+    x = keras.Input(input_shape)
+    fill = missing
+    if isinstance(missing, list):
+        # An operation keeps no list as an argument; this layer does, and 0 · x + m is m.
+        fill = keras.layers.Rescaling(0.0, missing)(ops.nan_to_num(x))
+    return [keras.Model(x, ops.where(ops.isnan(x), fill, x), name="fill_missing")]
 
 
 def _dropout(rate, seed):

@@ -37,6 +37,10 @@ OTHERS = {
     ("keras", "DTypePolicy"),
     ("keras", "Sequential"),
     ("keras.src.models.functional", "Functional"),
+    # What fills in missing values.
+    ("keras.src.ops.numpy", "Isnan"),
+    ("keras.src.ops.numpy", "NanToNum"),
+    ("keras.src.ops.numpy", "Where"),
 }
 # Layers without weights that keep the size of an example.
 WEIGHTLESS = {

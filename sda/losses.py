@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from sda.checks import check_number, look_up
+from sda.checks import check_flag, check_number, look_up
 
 
 class ReconstructionLoss(keras.losses.Loss):
@@ -17,13 +17,27 @@ class ReconstructionLoss(keras.losses.Loss):
 
     Sums, not means: learning rates published for denoising autoencoders work as printed. On a mean
     over 784 pixels they would have to be 784 times as large.
+
+    With `missing_values`, features whose x is NaN are left out of the sum.
     """
 
     from_logits = False
     """Whether the loss wants the decoder's pre-activations instead of its outputs."""
 
-    def __init__(self, alpha=1.0, beta=1.0, name=None, reduction="sum_over_batch_size", dtype=None):
+    in_unit_interval = False
+    """Which features have to lie in [0, 1]: True for all, or a list with a boolean for each."""
+
+    def __init__(
+        self,
+        alpha=1.0,
+        beta=1.0,
+        name=None,
+        reduction="sum_over_batch_size",
+        dtype=None,
+        missing_values=False,
+    ):
         super().__init__(name=name, reduction=reduction, dtype=dtype or "float32")
+        self.missing_values = check_flag(missing_values, "missing_values")
 
         def is_weight(value):
             return 0 <= value < np.inf
@@ -48,20 +62,33 @@ class ReconstructionLoss(keras.losses.Loss):
         """Return the loss of each example.
 
         Args:
-            y_true: The clean input, shape `(batch, ...)`.
+            y_true: The clean input, shape `(batch, ...)`; with `missing_values`, NaN where it is
+                not known.
             y_pred: Its reconstruction, or the pre-activations if `from_logits`; same shape.
             selected: Boolean tensor, true where the noise acted. None weighs every feature with 1.
 
         Returns:
             Tensor of shape `(batch,)`.
         """
-        values = self.per_feature(ops.cast(y_true, "float32"), ops.cast(y_pred, "float32"))
+        x = ops.cast(y_true, "float32")
+        if self.missing_values:
+            missing = ops.isnan(x)
+            # Here too, not in the values alone: 0 times the gradient of a NaN would be NaN.
+            x = ops.where(missing, 0.0, x)
+        values = self.per_feature(x, ops.cast(y_pred, "float32"))
+        if self.missing_values:
+            values = ops.where(missing, 0.0, values)
         if selected is not None and (self.emphasised or self.alpha != 1):
             values = values * ops.where(selected, self.alpha, self.beta)
         return ops.sum(values, axis=tuple(range(1, len(values.shape))))
 
+    def with_missing_values(self):
+        """Return this loss over observed features only."""
+        return type(self).from_config({**self.get_config(), "missing_values": True})
+
     def get_config(self):
-        return {**super().get_config(), "alpha": self.alpha, "beta": self.beta}
+        config = {"alpha": self.alpha, "beta": self.beta, "missing_values": self.missing_values}
+        return {**super().get_config(), **config}
 
 
 @keras.saving.register_keras_serializable(package="sda")
@@ -76,6 +103,7 @@ class CrossEntropy(ReconstructionLoss):
         alpha: Float, weight of the corrupted features.
         beta: Float, weight of the others. Vincent's double emphasis: alpha=1, beta=0.5; full
             emphasis: alpha=1, beta=0.
+        missing_values: Whether inputs may be NaN, and are then not counted.
 
     Raises:
         ValueError: If `alpha` or `beta` is negative or not finite, or both are 0.
@@ -88,6 +116,7 @@ class CrossEntropy(ReconstructionLoss):
     """
 
     from_logits = True
+    in_unit_interval = True
 
     def per_feature(self, x, z):
         return _cross_entropy(x, z)
@@ -114,6 +143,7 @@ class SquaredError(ReconstructionLoss):
     Args:
         alpha: Float, weight of the corrupted features.
         beta: Float, weight of the others.
+        missing_values: Whether inputs may be NaN, and are then not counted.
 
     Raises:
         ValueError: If `alpha` or `beta` is negative or not finite, or both are 0.
@@ -126,6 +156,171 @@ class SquaredError(ReconstructionLoss):
 
     def per_feature(self, x, z):
         return ops.square(x - z)
+
+
+@keras.saving.register_keras_serializable(package="sda")
+class ColumnLoss(ReconstructionLoss):
+    """The loss of a table: each column's own, summed over columns, averaged over the batch.
+
+    With a the decoder's pre-activations, ℓ is the squared error (x - a)² of a numeric column, the
+    cross-entropy softplus(a) - x·a of a binary one, and -Σ x_j log softmax(a)_j over the one-hot
+    code of a category: the negative log-likelihoods, but for constants, of a Gaussian of variance
+    1/2, a Bernoulli and a categorical variable.
+
+    Args:
+        columns: List with one entry a column, in the order of the features: "numeric", "binary", or
+            for a category in one-hot code the number of its values, an integer of at least 2.
+        alpha: Float, weight of the corrupted features.
+        beta: Float, weight of the others.
+        missing_values: Whether inputs may be NaN, and are then not counted.
+
+    Raises:
+        ValueError: If `columns` holds anything else or nothing, or the weights are out of range.
+
+    Example:
+
+    >>> loss = sda.losses.ColumnLoss(["numeric", "binary", 3])
+    >>> round(float(loss([[2.0, 1.0, 0.0, 1.0, 0.0]], [[0.0, 0.0, 0.0, 0.0, 0.0]])), 4)
+    5.7918
+    """
+
+    from_logits = True
+
+    def __init__(self, columns, alpha=1.0, beta=1.0, **kwargs):
+        super().__init__(alpha, beta, **kwargs)
+        self.layout = Layout(columns)
+        self.columns = self.layout.columns
+
+    @property
+    def in_unit_interval(self):
+        return [kind != "numeric" for kind in self.layout.kinds]
+
+    def per_feature(self, x, z):
+        self.layout.check_width(z.shape)
+        return self.layout.by_kind(
+            ops.square(x - z),
+            lambda: _cross_entropy(x, z),
+            lambda: -x * (z - self.layout.log_partition(z)),
+        )
+
+    def get_config(self):
+        return {**super().get_config(), "columns": self.columns}
+
+
+@keras.saving.register_keras_serializable(package="sda")
+class ColumnActivation:
+    """The decoder's activation for a table: linear, sigmoid or softmax, as each column needs.
+
+    What `ColumnLoss` takes as pre-activations becomes a value of a numeric column, the probability
+    of a binary one, the probabilities of a category. Given as a `decoder_activation`, it makes
+    `ColumnLoss` the loss in pretraining.
+
+    Args:
+        columns: As in `ColumnLoss`.
+
+    Raises:
+        ValueError: If `columns` holds anything else or nothing.
+
+    Example:
+
+    >>> activation = sda.losses.ColumnActivation(["numeric", "binary", 2])
+    >>> keras.ops.convert_to_numpy(activation(np.zeros((1, 4), "float32"))).tolist()
+    [[0.0, 0.5, 0.5, 0.5]]
+    """
+
+    def __init__(self, columns):
+        self.layout = Layout(columns)
+        self.columns = self.layout.columns
+
+    def __call__(self, x):
+        x = ops.convert_to_tensor(x)
+        self.layout.check_width(x.shape)
+        a = ops.cast(x, "float32")
+        z = self.layout.by_kind(
+            a, lambda: ops.sigmoid(a), lambda: ops.exp(a - self.layout.log_partition(a))
+        )
+        return ops.cast(z, x.dtype)
+
+    def get_config(self):
+        return {"columns": self.columns}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+class Layout:
+    """Which features of a table are of which kind, and which belong together."""
+
+    def __init__(self, columns):
+        self.columns = _columns(columns)
+        self.groups = [1 if isinstance(column, str) else column for column in self.columns]
+        kinds = [c if isinstance(c, str) else "categorical" for c in self.columns]
+        self.kinds = np.repeat(kinds, self.groups)
+        self.width = len(self.kinds)
+        # Each category's features as a row, repeating the last one up to the longest.
+        sizes = [c for c in self.columns if not isinstance(c, str)]
+        self.members = np.zeros((len(sizes), max(sizes, default=0)), "int32")
+        self.is_member = np.arange(max(sizes, default=0)) < np.array(sizes)[:, None]
+        self.category = np.zeros(self.width, "int32")
+        starts = np.cumsum([0, *self.groups])
+        categories = [i for i, c in enumerate(self.columns) if not isinstance(c, str)]
+        for row, i in enumerate(categories):
+            start, size = starts[i], self.groups[i]
+            self.members[row] = np.minimum(np.arange(self.members.shape[1]), size - 1) + start
+            self.category[start : start + size] = row
+
+    def by_kind(self, numeric, binary, categorical):
+        """Return one value a feature: of a tensor, or of the functions where they are needed."""
+        values = numeric
+        for kind, function in (("binary", binary), ("categorical", categorical)):
+            if kind in self.kinds:
+                values = ops.where(self.kinds == kind, function(), values)
+        return values
+
+    def log_partition(self, a):
+        """Return log Σ exp(a) over the category that each feature belongs to."""
+        members = ops.where(self.is_member, ops.take(a, self.members, axis=-1), -np.inf)
+        return ops.take(ops.logsumexp(members, axis=-1), self.category, axis=-1)
+
+    def per_column(self, errors):
+        """Return the sums of a NumPy array over the features of each column."""
+        return np.add.reduceat(errors, np.cumsum([0, *self.groups[:-1]]), axis=-1)
+
+    def check_width(self, shape):
+        """Raise `ValueError` unless the last axis of `shape` holds the features of the columns."""
+        if shape[-1] != self.width:
+            raise ValueError(
+                f"Expected {shape[-1]} features in `columns`, as the input has. "
+                f"Received: columns={self.columns!r} with {self.width}"
+            )
+
+
+def _columns(columns):
+    """Return the kinds of columns as a list of strings and integers."""
+    is_list = isinstance(columns, (list, tuple)) and len(columns) > 0
+
+    def is_kind(column):
+        if isinstance(column, str):
+            return column in ("numeric", "binary")
+        is_integer = isinstance(column, (int, np.integer)) and not isinstance(column, bool)
+        return is_integer and column >= 2
+
+    if not is_list or not all(is_kind(column) for column in columns):
+        raise ValueError(
+            'Expected `columns` to be a list of "numeric", "binary" and, for a category, the '
+            f"number of its values, at least 2. Received: columns={columns!r}"
+        )
+    return [column if isinstance(column, str) else int(column) for column in columns]
+
+
+def for_decoder(activation):
+    """Return the loss that belongs to a decoder's activation."""
+    if activation is keras.activations.sigmoid:
+        return CrossEntropy()
+    if isinstance(activation, ColumnActivation):
+        return ColumnLoss(activation.columns)
+    return SquaredError()
 
 
 def get(identifier):

@@ -6,13 +6,15 @@ import tempfile
 import time
 
 import keras
+import numpy as np
 from keras import ops
 
 from sda import checkpoint, losses
 from sda import codes as code_places
-from sda.autoencoder import DenoisingAutoencoder
+from sda.autoencoder import UNIT_INTERVAL, DenoisingAutoencoder
 from sda.checks import check_count, check_flag, look_up
 from sda.forks import check_process
+from sda.prefixes import PrefixStore, ground, layer_settings, training_settings
 from sda.seeding import check_seed, fresh_seed, spawn
 from sda.stack import StackedDenoisingAutoencoder, on_arrays, per_layer
 from sda.training.chain import denoising_chain
@@ -21,8 +23,6 @@ from sda.training.rows import as_rows, check_finite, in_any_order, pieces
 
 # What a History holds, but for its model.
 HISTORY = ("params", "epoch", "history")
-# Activations whose codes may be read as probabilities.
-UNIT_INTERVAL = ("sigmoid", "hard_sigmoid", "softmax")
 
 
 class GreedyPretrainer:
@@ -39,8 +39,8 @@ class GreedyPretrainer:
         optimizer: Name or `keras.optimizers.Optimizer`: a template, of which each layer gets a
             fresh copy.
         loss: "cross_entropy", "squared_error", a loss of `sda.losses` or of Keras, or None for
-            cross-entropy under a sigmoid decoder and squared error otherwise. The losses of
-            `sda.losses` are summed over features.
+            cross-entropy under a sigmoid decoder, each column's own under a `ColumnActivation`, and
+            squared error otherwise. The losses of `sda.losses` are summed over features.
         epochs: Integer, passes over the data.
         batch_size: Integer, the examples an update.
         callbacks: Function from the index of a layer to a list of `keras.callbacks.Callback`, or
@@ -58,6 +58,9 @@ class GreedyPretrainer:
             after the end it returns at once. Ctrl-C stops after the dispatch and saves first.
         checkpoint_every: Seconds after which there is a checkpoint within an epoch; there is one
             at the end of each epoch anyway.
+        prefixes: A `sda.PrefixStore` of layers that several runs share, or None. Layers that are in
+            it are not trained again, with the same result; their callbacks are not called. It needs
+            a `seed`.
 
     Raises:
         ValueError: If a setting is out of its range, or a list has not one value a layer.
@@ -84,6 +87,7 @@ class GreedyPretrainer:
         seed=None,
         checkpoint_dir=None,
         checkpoint_every=600,
+        prefixes=None,
     ):
         if not isinstance(stack, StackedDenoisingAutoencoder):
             raise ValueError(
@@ -117,6 +121,17 @@ class GreedyPretrainer:
         checkpoint.check_checkpoints(checkpoint_dir, checkpoint_every)
         self.checkpoint_dir = checkpoint_dir
         self.checkpoint_every = checkpoint_every
+        if prefixes is not None and not isinstance(prefixes, PrefixStore):
+            raise ValueError(
+                "Expected `prefixes` to be an sda.PrefixStore or None. "
+                f"Received: prefixes={prefixes!r}"
+            )
+        if prefixes is not None and seed is None:
+            raise ValueError(
+                "Expected `seed` to be an integer under `prefixes`: layers that saw the examples "
+                "in random orders are never the same. Received: seed=None"
+            )
+        self.prefixes = prefixes
 
     def fit(self, x, validation_data=None, shuffle=True, verbose="auto"):
         """Pretrain all layers.
@@ -135,12 +150,13 @@ class GreedyPretrainer:
             verbose: 0 silent, 1 progress bar, 2 one line an epoch, "auto" means 1.
 
         Returns:
-            List of `keras.callbacks.History`, one a layer.
+            List of `keras.callbacks.History`, one a layer. `loss` is what was minimised; the
+            penalties in it are logged beside it, as `sparsity` and `contraction`.
 
         Raises:
-            ValueError: If the data are empty, of the wrong shape, not finite, or outside [0, 1]
-                under cross-entropy, or if `checkpoint_dir` is in use or is that of another run.
-                Nothing has changed then.
+            ValueError: If the data are empty, of the wrong shape, not finite (but for NaN where the
+                stack has a `missing`), or outside [0, 1] under cross-entropy, or if
+                `checkpoint_dir` is in use or is that of another run. Nothing has changed then.
             OSError: If a checkpoint cannot be written. The one before is whole.
             sda.TrainingDiverged: If the loss or the weights of a layer become NaN or infinite. The
                 layers below keep what they learned, and this one its last good weights.
@@ -150,10 +166,10 @@ class GreedyPretrainer:
         check_flag(shuffle, "shuffle")
         with contextlib.ExitStack() as resources:
             scratch = resources.enter_context(new_scratch())
-            rows = self._checked(x, "x", scratch)
+            rows = self.checked_rows(x, "x", scratch)
             validation = None
             if validation_data is not None:
-                validation = self._checked(
+                validation = self.checked_rows(
                     validation_data, "validation_data", scratch, shape=rows.shape[1:]
                 )
             for examples in (rows, validation):
@@ -164,6 +180,7 @@ class GreedyPretrainer:
             ]
             for made in callbacks:
                 check_callbacks(made)
+            trainings = self._trainings(shuffle, callbacks)
             if shuffle:
                 rows = in_any_order(rows, scratch)
             checkpoints = None
@@ -175,52 +192,94 @@ class GreedyPretrainer:
             if not stack.built:
                 stack.build((None, *rows.shape[1:]))
             folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="sda-codes-"))
-            return self._fit(rows, validation, shuffle, verbose, callbacks, checkpoints, folder)
+            return self._fit(
+                rows, validation, shuffle, verbose, callbacks, checkpoints, folder, trainings
+            )
 
-    def _fit(self, rows, validation, shuffle, verbose, callbacks, checkpoints, folder):
+    def _fit(self, rows, validation, shuffle, verbose, callbacks, checkpoints, folder, trainings):
         """Train the layers, or those that are left; return their Histories."""
         stack = self.stack
         seed = fresh_seed() if self.seed is None else self.seed
         done, histories = 0, []
+        keys = self._keys(rows, validation, trainings)
         if checkpoints is not None:
             context = checkpoints.context
             if context:
+                # Those of a stack that was not trained yet.
+                keys = context.get("keys") and keys and context["keys"]
                 # The weights of layers to come too: they may have been drawn without a seed.
                 checkpoint.assign(stack.variables, context["stack"], "stack")
                 seed, done = context["seed"], context["layer"]
                 histories = [_history(saved) for saved in context["histories"]]
             else:
-                context.update(seed=seed, layer=0, histories=[])
+                context.update(seed=seed, layer=0, histories=[], keys=keys)
                 context["stack"] = checkpoint.values(stack.variables)
         depth = len(stack.autoencoders)
         if done == depth:
             return histories
         clock = _Clock(self.epochs, [a.encoder.count_params() for a in stack.autoencoders])
-        if stack.input_layers:
-            rows, validation = self._lift(stack.prepare, rows, validation, folder, "input")
+        steps = [stack.prepare] if stack.input_layers else []
+
+        def train(k):
+            nonlocal rows, validation
+            # Codes are computed when a layer is trained on them, not before.
+            while steps:
+                rows, validation = self._lift(
+                    steps.pop(0), rows, validation, folder, f"below_{k}_{len(steps)}"
+                )
+            return self._fit_layer(
+                k, rows, validation, shuffle, verbose, spawn(seed, k), callbacks[k], clock,
+                checkpoints,
+            )  # fmt: skip
+
         for k, autoencoder in enumerate(stack.autoencoders):
             if k < done:
                 clock.layer_ends(k)
             else:
-                histories.append(
-                    self._fit_layer(
-                        k, rows, validation, shuffle, verbose, spawn(seed, k), callbacks[k], clock,
-                        checkpoints,
-                    )
-                )  # fmt: skip
+                histories.append(self._from_store(k, keys[k], train, clock) if keys else train(k))
                 if checkpoints is not None:
                     self._layer_ends(checkpoints, k, histories)
-            if k + 1 < depth:
-                rows, validation = self._lift(
-                    autoencoder.encode, rows, validation, folder, f"layer_{k + 1}"
-                )
+            steps.append(autoencoder.encode)
         return histories
+
+    def _trainings(self, shuffle, callbacks):
+        """Return how each layer is trained, as the store knows it, or None without a store."""
+        if self.prefixes is None:
+            return None
+        return [
+            training_settings(
+                self.optimizer[k],
+                self.loss[k],
+                made,
+                epochs=self.epochs[k],
+                batch_size=self.batch_size[k],
+                shuffle=bool(shuffle),
+                seed=spawn(self.seed, k),
+            )
+            for k, made in enumerate(callbacks)
+        ]
+
+    def _keys(self, rows, validation, trainings):
+        """Return what the store knows each layer by, or None without a store."""
+        if trainings is None:
+            return None
+        keys = [ground(self.stack, rows, validation)]
+        for autoencoder, training in zip(self.stack.autoencoders, trainings, strict=True):
+            keys.append(layer_settings(keys[-1], autoencoder, training))
+        return keys[1:]
+
+    def _from_store(self, k, key, train, clock):
+        """Return the History of layer `k`, from the store or by training."""
+        autoencoder = self.stack.autoencoders[k]
+        saved = self.prefixes.layer(key, autoencoder.variables, lambda: _plain_history(train(k)))
+        clock.layer_ends(k)
+        return _history(saved)
 
     def _layer_ends(self, checkpoints, k, histories):
         """Keep all weights of the stack, and what belongs to no layer, for layer `k` + 1."""
         checkpoints.context.update(
             layer=k + 1,
-            histories=[{n: getattr(h, n) for n in HISTORY} for h in histories],
+            histories=[_plain_history(history) for history in histories],
             stack=checkpoint.values(self.stack.variables),
         )
         checkpoints.progress = None
@@ -247,9 +306,7 @@ class GreedyPretrainer:
     ):
         """Train layer `k` on its clean input, or what is left of it; return its History."""
         autoencoder = self.stack.autoencoders[k]
-        model = Denoising(autoencoder, self.loss[k], name=autoencoder.name)
-        template = self.optimizer[k]
-        model.compile(optimizer=type(template).from_config(template.get_config()))
+        model = self.layer_model(k)
         trainer = Trainer(model, (rows,), self.batch_size[k])
         evaluate = None
         if validation is not None:
@@ -261,6 +318,13 @@ class GreedyPretrainer:
         return trainer.fit(
             self.epochs[k], 0, verbose, callbacks, evaluate, shuffle, spawn(seed, 1), checkpoints
         )
+
+    def layer_model(self, k):
+        """Return the compiled model that is trained when layer `k` is."""
+        autoencoder, template = self.stack.autoencoders[k], self.optimizer[k]
+        model = Denoising(autoencoder, self.loss[k], name=autoencoder.name)
+        model.compile(optimizer=type(template).from_config(template.get_config()))
+        return model
 
     def _lift(self, function, rows, validation, folder, name):
         """Return the codes of `rows` and of `validation` under `function`, in their place."""
@@ -292,7 +356,7 @@ class GreedyPretrainer:
         for shape in shapes:
             code_places.place_codes(self.codes, self.codes_budget, shape)
 
-    def _checked(self, x, name, scratch, shape=None):
+    def checked_rows(self, x, name="x", scratch=None, shape=None):
         """Return `x` as rows that the first layer can learn, or raise `ValueError`."""
         stack = self.stack
         rows = as_rows(x, name, scratch)
@@ -304,25 +368,33 @@ class GreedyPretrainer:
                 f"Expected `{name}` of shape (n, {', '.join(map(str, expected))}). "
                 f"Received: shape {tuple(rows.shape)}"
             )
-        if not isinstance(self.loss[0], losses.CrossEntropy):
-            check_finite(rows, name)
+        missing = stack.missing is not None
+        loss = self.loss[0]
+        if isinstance(loss, losses.ColumnLoss):
+            loss.layout.check_width(rows.shape)
+        inside = getattr(loss, "in_unit_interval", False)
+        if not np.any(inside):
+            check_finite(rows, name, missing=missing)
             return rows
         prepare = on_arrays(stack.prepare)
+        # One pass where it can be: what is NaN or infinite fails the comparison too.
+        apart = bool(missing or stack.input_layers or inside is not True)
+        least, most = (np.fmin, np.fmax) if apart else (np.minimum, np.maximum)
         start = 0
         for piece in pieces(rows):
-            prepared = host(piece)
-            if stack.input_layers:
-                check_finite(piece, name, start)
-                prepared = prepare(piece)
-            pixels = prepared.dtype == "uint8"
-            # What is NaN or infinite fails this too.
-            if not pixels and not (prepared.min() >= 0 and prepared.max() <= 1):
-                check_finite(piece, name, start)
+            if apart:
+                check_finite(piece, name, start, missing)
+            prepared = prepare(piece) if stack.input_layers else host(piece)
+            prepared = prepared if inside is True else prepared[..., inside]
+            low, high = least.reduce(prepared, axis=None), most.reduce(prepared, axis=None)
+            all_missing = missing and np.isnan(low)
+            if not (prepared.dtype == "uint8" or all_missing or (low >= 0 and high <= 1)):
+                check_finite(piece, name, start, missing)
                 raise ValueError(
                     f"Expected `{name}` to lie in [0, 1], as the cross-entropy of a sigmoid "
-                    'decoder needs. Scale it, or use decoder_activation="linear" and '
-                    'loss="squared_error" for real-valued data. Received: values from '
-                    f"{prepared.min():g} to {prepared.max():g}"
+                    "decoder needs, and that of binary and categorical columns. Scale it, or "
+                    'use decoder_activation="linear" and loss="squared_error" for real-valued '
+                    f"data. Received: values from {low:g} to {high:g}"
                 )
             start += len(piece)
         return rows
@@ -343,6 +415,10 @@ class Denoising(keras.Model):
         super().__init__(**kwargs)
         self.autoencoder = autoencoder
         self.loss_fn = loss_fn
+        names = ("sparsity", "contraction")
+        self.penalty_means = [
+            keras.metrics.Mean(name=name) for name in names if getattr(autoencoder, name)
+        ]
 
     def build(self, input_shape):
         if not self.autoencoder.built:
@@ -353,7 +429,7 @@ class Denoising(keras.Model):
         dA = self.autoencoder
         if type(dA) is not DenoisingAutoencoder or not dA.tied or dA.code_layers:
             return None
-        if dA.activity_regularizer is not None or len(self.metrics) > 1:
+        if dA.penalised or dA.missing is not None or len(self.metrics) > 1:
             return None
         return denoising_chain(
             dA.encoder, dA.visible_bias, dA.decoder_activation, dA.corruption, self.loss_fn
@@ -364,17 +440,28 @@ class Denoising(keras.Model):
         x = ops.cast(x, self.compute_dtype)
         selected = None
         if training:
-            x, selected = self.autoencoder.corruption.corrupt(x)
+            x, selected = self.autoencoder.corrupt(x)
         return self._rebuild(x, selected)
 
     def _rebuild(self, x, selected):
-        logits = getattr(self.loss_fn, "from_logits", False)
-        z = self.autoencoder.rebuild(x, logits=logits)
-        return [z] if selected is None else [z, selected]
+        """Return z, `selected` and the penalties, as far as there are any, by name."""
+        dA, logits = self.autoencoder, getattr(self.loss_fn, "from_logits", False)
+        if dA.penalised:
+            y = dA.encode(x)
+            found = {"z": dA.decode(y, logits=logits), **dA.penalties(y)}
+        else:
+            found = {"z": dA.rebuild(x, logits=logits)}
+        return found if selected is None else {**found, "selected": selected}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        loss = self._reconstruction_loss(x, *y_pred)
-        return loss + sum(self.losses) if self.losses else loss
+        loss = self._reconstruction_loss(x, y_pred["z"], y_pred.get("selected"))
+        self._log_penalties(x, y_pred)
+        added = [*self.losses, *(y_pred[mean.name] for mean in self.penalty_means)]
+        return loss + sum(added) if added else loss
+
+    def _log_penalties(self, x, y_pred):
+        for mean in self.penalty_means:
+            mean.update_state(y_pred[mean.name], sample_weight=ops.shape(x)[0])
 
     def _reconstruction_loss(self, x, z, selected=None):
         if isinstance(self.loss_fn, losses.ReconstructionLoss):
@@ -411,14 +498,16 @@ class DenoisingScore(Denoising):
 
     def call(self, x, training=None):
         x = ops.cast(x, self.compute_dtype)
-        return [*self._rebuild(x, None), *self._rebuild(*self.corruption.corrupt(x))]
+        clean = self.autoencoder.rebuild(x, logits=getattr(self.loss_fn, "from_logits", False))
+        noisy = self.autoencoder.corrupt(x, self.corruption)
+        return {"clean": clean, **self._rebuild(*noisy)}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        clean, *noisy = y_pred
         self.clean_loss.update_state(
-            self._reconstruction_loss(x, clean), sample_weight=ops.shape(x)[0]
+            self._reconstruction_loss(x, y_pred["clean"]), sample_weight=ops.shape(x)[0]
         )
-        return self._reconstruction_loss(x, *noisy)
+        self._log_penalties(x, y_pred)
+        return self._reconstruction_loss(x, y_pred["z"], y_pred.get("selected"))
 
     def reset_metrics(self):
         super().reset_metrics()
@@ -483,6 +572,10 @@ class _Progress(keras.callbacks.ProgbarLogger):
         self.clock.layer_ends(self.k)
 
 
+def _plain_history(history):
+    return {name: getattr(history, name) for name in HISTORY}
+
+
 def _history(saved):
     history = keras.callbacks.History()
     vars(history).update(saved)
@@ -493,9 +586,8 @@ def _loss_for(stack, k, loss):
     """Return the loss of layer `k`; raise `ValueError` where it does not fit the layer."""
     autoencoder = stack.autoencoders[k]
     sigmoid = autoencoder.decoder_activation is keras.activations.sigmoid
-    if loss is None:
-        loss = "cross_entropy" if sigmoid else "squared_error"
-    loss = losses.get(loss)
+    activation = autoencoder.decoder_activation
+    loss = losses.for_decoder(activation) if loss is None else losses.get(loss)
     if isinstance(loss, losses.CrossEntropy):
         if not sigmoid:
             raise ValueError(
@@ -509,6 +601,20 @@ def _loss_for(stack, k, loss):
                 f"Expected codes in [0, 1] under cross-entropy. Received: layer {k} above "
                 f'{name!r} codes; use decoder_activation="linear" and loss="squared_error" there'
             )
+    if isinstance(loss, losses.ColumnLoss):
+        linear = activation is keras.activations.linear
+        if not linear and getattr(activation, "columns", None) != loss.columns:
+            raise ValueError(
+                "Expected a linear decoder, or the ColumnActivation of the same columns, under "
+                f"ColumnLoss. Received: layer {k} with decoder_activation={activation!r}"
+            )
+    if autoencoder.missing is not None:
+        if not isinstance(loss, losses.ReconstructionLoss):
+            raise ValueError(
+                "Expected a loss of sda.losses, which can leave features out, where values may be "
+                f"missing. Received: layer {k} with loss={loss!r}"
+            )
+        loss = loss.with_missing_values()
     emphasised = isinstance(loss, losses.ReconstructionLoss) and loss.emphasised
     if emphasised and not autoencoder.corruption.selects:
         raise ValueError(

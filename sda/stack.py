@@ -7,11 +7,11 @@ import numpy as np
 from keras import ops
 
 from sda import corruption as corruptions
-from sda import finetuning
+from sda import finetuning, losses
 from sda.autoencoder import DenoisingAutoencoder
 from sda.checks import check_count, check_flag
 from sda.seeding import check_seed, spawn
-from sda.training.rows import as_array, as_rows, check_numbers, is_h5, scale_pixels
+from sda.training.rows import as_array, as_rows, check_finite, check_numbers, is_h5, scale_pixels
 
 
 @keras.saving.register_keras_serializable(package="sda")
@@ -36,6 +36,12 @@ class StackedDenoisingAutoencoder(keras.Model):
         tied: Whether to decode with the transposed kernel.
         kernel_initializer: A Keras initializer, or None for the default of the activation.
         seed: Integer from which all weights and all noise are drawn, or None.
+        sparsity: Penalty on the codes in pretraining, a `keras.regularizers.Regularizer` such as
+            `sda.penalties.KLSparsity(0.05)`, or None.
+        contraction: Float ≥ 0, the weight of the contractive penalty in pretraining.
+        missing: The number that the network sees in place of missing values, which are NaN in the
+            data, or a list with one a feature; None where none may be missing. They get no noise
+            and count in no loss. Only the input can have them: the codes of all layers are whole.
         **kwargs: Arguments of `keras.Model`, such as `name`.
 
     Raises:
@@ -60,6 +66,9 @@ class StackedDenoisingAutoencoder(keras.Model):
         tied=True,
         kernel_initializer=None,
         seed=None,
+        sparsity=None,
+        contraction=0.0,
+        missing=None,
         **kwargs,
     ):
         units = list(units) if isinstance(units, (list, tuple)) else [units]
@@ -78,15 +87,20 @@ class StackedDenoisingAutoencoder(keras.Model):
                 tied=tied_k,
                 kernel_initializer=initializer,
                 seed=spawn(seed, k),
+                sparsity=sparsity_k,
+                contraction=contraction_k,
+                missing=None if k else missing,
                 name=f"autoencoder_{k + 1}",
                 # A plain dtype argument of a Model is its policy; its layers follow it.
                 dtype=kwargs.get("dtype"),
             )
-            for k, (noise, tied_k, initializer) in enumerate(
+            for k, (noise, tied_k, initializer, sparsity_k, contraction_k) in enumerate(
                 zip(
                     per_layer(corruption, depth, "corruption"),
                     per_layer(tied, depth, "tied"),
                     per_layer(kernel_initializer, depth, "kernel_initializer"),
+                    per_layer(sparsity, depth, "sparsity"),
+                    per_layer(contraction, depth, "contraction"),
                     strict=True,
                 )
             )
@@ -113,7 +127,16 @@ class StackedDenoisingAutoencoder(keras.Model):
         self.seed = seed
 
     @classmethod
-    def from_model(cls, model, corruption=0.3, decoder_activation=None, tied=True, seed=None):
+    def from_model(
+        cls,
+        model,
+        corruption=0.3,
+        decoder_activation=None,
+        tied=True,
+        seed=None,
+        sparsity=None,
+        contraction=0.0,
+    ):
         """Return a stack around the hidden `Dense` layers of a Keras model.
 
         The dAs hold the model's own layers: what `sda.GreedyPretrainer` teaches the stack, the
@@ -123,7 +146,8 @@ class StackedDenoisingAutoencoder(keras.Model):
 
         Args:
             model: A built `keras.Sequential`, or a functional model that is a chain of layers.
-            corruption, decoder_activation, tied, seed: As in the constructor.
+            corruption, decoder_activation, tied, seed, sparsity, contraction: As in the
+                constructor.
 
         Returns:
             A `StackedDenoisingAutoencoder`.
@@ -144,11 +168,13 @@ class StackedDenoisingAutoencoder(keras.Model):
         depth = len(hidden)
         seed = check_seed(seed)
         autoencoders = []
-        for k, (noise, decoder, tied_k) in enumerate(
+        for k, (noise, decoder, tied_k, sparsity_k, contraction_k) in enumerate(
             zip(
                 per_layer(corruption, depth, "corruption"),
                 per_layer(decoder_activation, depth, "decoder_activation"),
                 per_layer(tied, depth, "tied"),
+                per_layer(sparsity, depth, "sparsity"),
+                per_layer(contraction, depth, "contraction"),
                 strict=True,
             )
         ):
@@ -162,6 +188,8 @@ class StackedDenoisingAutoencoder(keras.Model):
                     encoder=encoder,
                     code_layers=code_layers,
                     seed=spawn(seed, k),
+                    sparsity=sparsity_k,
+                    contraction=contraction_k,
                     name=f"autoencoder_{k + 1}",
                 )
             )
@@ -224,10 +252,7 @@ class StackedDenoisingAutoencoder(keras.Model):
         depth = self._index(layer) + 1
 
         def reconstruct(rows):
-            rows = self._up(self.prepare(rows), depth)
-            for autoencoder in reversed(self.autoencoders[:depth]):
-                rows = autoencoder.decode(rows)
-            return rows
+            return self._down(self._up(self.prepare(rows), depth), depth)
 
         return self._in_pieces(reconstruct, x, batch_size)
 
@@ -297,6 +322,24 @@ class StackedDenoisingAutoencoder(keras.Model):
             check_count(num_targets, "num_targets"), "linear", dropout, copy, "regressor"
         )
 
+    def encoder(self, layer=-1, copy=False):
+        """Return the encoder up to one layer, as a model of its own.
+
+        Args:
+            layer: Index of the layer whose codes are the output, -1 for the top.
+            copy: Whether the model gets weights of its own.
+
+        Returns:
+            A `keras.Sequential` of stock Keras layers. It loads without `sda`.
+
+        Raises:
+            ValueError: If the stack is not built, or there is no such layer.
+        """
+        self._check_built()
+        check_flag(copy, "copy")
+        encoders = self._encoders()[: self._index(layer) + 1]
+        return finetuning.encoder(self.example_shape, encoders, copy, self.missing)
+
     def unrolled(self, copy=False):
         """Return the deep autoencoder: the encoders, then the decoders in reverse order.
 
@@ -305,15 +348,96 @@ class StackedDenoisingAutoencoder(keras.Model):
         """
         self._check_built()
         check_flag(copy, "copy")
-        return finetuning.unrolled(self.example_shape, self._encoders(), self.autoencoders, copy)
+        return finetuning.unrolled(
+            self.example_shape, self._encoders(), self.autoencoders, copy, self.missing
+        )
+
+    @property
+    def missing(self):
+        """What the network sees in place of missing values, or None."""
+        return self.autoencoders[0].missing
+
+    def impute(self, x, iterations=1, layer=-1, batch_size=1024):
+        """Return `x` with its missing values, NaN, filled with their reconstructions.
+
+        Args:
+            x: Array of shape `(n, ...)`.
+            iterations: Integer ≥ 1. In the first one the network sees `missing` in place of the
+                missing values, from the second one on what the one before filled in.
+            layer: Index of the layer to turn around at; -1 is the whole stack.
+            batch_size: Rows at a time.
+
+        Returns:
+            NumPy array of the shape of `x`; what was there is as it was.
+
+        Raises:
+            ValueError: If the stack was made without `missing`, if `x` is infinite somewhere or has
+                the wrong shape, or an argument is out of its range.
+        """
+        check_count(iterations, "iterations")
+        if self.missing is None:
+            raise ValueError(
+                "Expected a stack that was made with `missing`, the number that the network sees "
+                "in place of missing values. Received: missing=None"
+            )
+        x = self._checked_rows(x)
+        filled = x
+        for _ in range(iterations):
+            filled = np.where(np.isnan(x), self.reconstruct(filled, layer, batch_size), x)
+        return filled
+
+    def reconstruction_error(self, x, per_column=False, loss=None, layer=-1, batch_size=1024):
+        """Return how badly each row is rebuilt, without noise: a score for anomalies.
+
+        Args:
+            x: Array of shape `(n, ...)`. Values that are missing (NaN) are left out.
+            per_column: Whether to return the error of each column, NaN where it is missing, instead
+                of the sum over columns.
+            loss: A loss of `sda.losses` or its name, in whose units the errors are; None for the
+                one that belongs to the first layer's decoder, as in `sda.GreedyPretrainer`.
+            layer: Index of the layer to turn around at; -1 is the whole stack.
+            batch_size: Rows at a time.
+
+        Returns:
+            float32 array of shape `(n,)`, or with `per_column` of the shape of `x`, in which each
+            category of a `ColumnLoss` is one column.
+
+        Raises:
+            ValueError: If `x` is not finite (but for NaN, if the stack was made with `missing`) or
+                has the wrong shape, or `loss` is not of `sda.losses`.
+        """
+        depth = self._index(layer) + 1
+        decoder = self.autoencoders[0].decoder_activation
+        loss = losses.for_decoder(decoder) if loss is None else losses.get(loss)
+        if not isinstance(loss, losses.ReconstructionLoss):
+            raise ValueError(f"Expected `loss` to be a loss of sda.losses. Received: loss={loss!r}")
+
+        def error(rows):
+            rows = self.prepare(rows)
+            z = self._down(self._up(rows, depth), depth, logits=loss.from_logits)
+            missing = ops.isnan(rows)
+            errors = loss.per_feature(ops.where(missing, 0.0, rows), z)
+            return ops.where(missing, np.nan, errors)
+
+        errors = self._in_pieces(error, self._checked_rows(x), batch_size)
+        if not per_column:
+            return np.nansum(errors, axis=tuple(range(1, errors.ndim)))
+        return loss.layout.per_column(errors) if isinstance(loss, losses.ColumnLoss) else errors
+
+    def _checked_rows(self, x):
+        """Return `x` as an array of floats, NaN only where values may be missing."""
+        rows = np.asarray(as_rows(x)[:])
+        check_finite(rows, "x", missing=self.missing is not None)
+        return rows
 
     def _supervised(self, units, activation, dropout, copy, name):
         self._check_built()
         check_flag(copy, "copy")
         rates = per_layer(dropout, len(self.autoencoders) + 1, "dropout")
         return finetuning.supervised(
-            self.example_shape, self._encoders(), units, activation, rates, copy, self.seed, name
-        )
+            self.example_shape, self._encoders(), units, activation, rates, copy, self.seed, name,
+            self.missing,
+        )  # fmt: skip
 
     def _encoders(self):
         layers = [[a.encoder, *a.code_layers] for a in self.autoencoders]
@@ -330,6 +454,12 @@ class StackedDenoisingAutoencoder(keras.Model):
         for autoencoder in self.autoencoders[:depth]:
             x = autoencoder.encode(x)
         return x
+
+    def _down(self, codes, depth, logits=False):
+        """Return the input rebuilt from the codes of layer `depth`."""
+        for autoencoder in reversed(self.autoencoders[1:depth]):
+            codes = autoencoder.decode(codes)
+        return self.autoencoders[0].decode(codes, logits=logits)
 
     def _index(self, layer):
         depth = len(self.autoencoders)

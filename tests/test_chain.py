@@ -74,6 +74,8 @@ class Doubled(layers.Dense):
 
 MORE_THAN_A_CHAIN = {
     "untied": lambda: denoising(tied=False),
+    "missing values": lambda: denoising(missing=0.0),
+    "missing targets": lambda: denoising(loss=sda.losses.CrossEntropy(missing_values=True)),
     "loss of Keras": lambda: denoising(loss=keras.losses.MeanSquaredError()),
     "unknown activation": lambda: denoising(activation="gelu"),
     "penalty": lambda: classifier([layers.Dense(4, "relu", kernel_regularizer="l2")]),
@@ -84,7 +86,8 @@ MORE_THAN_A_CHAIN = {
     "another layer": lambda: classifier([layers.Dense(4, "relu"), layers.LayerNormalization()]),
     "frozen layer": lambda: classifier([layers.Dense(4, "relu", trainable=False)]),
     "weighted loss": lambda: classifier(loss_weights=2.0),
-    "penalty on the reconstruction": lambda: denoising(activity_regularizer="l2"),
+    "sparsity": lambda: denoising(sparsity="l1"),
+    "contraction": lambda: denoising(contraction=0.1),
     "another loss": lambda: classifier(loss="mse"),
     "logits": lambda: classifier(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True)),
     "eager": lambda: classifier(run_eagerly=True),
@@ -144,6 +147,8 @@ AUTOENCODERS = {
     "emphasis without noise": {"loss": sda.losses.CrossEntropy(alpha=1.0, beta=0.5)},
     "masking, emphasis": {"corruption": 0.3, "loss": sda.losses.CrossEntropy(alpha=1.0, beta=0.0)},
     "all masked": {"corruption": 1.0},
+    "a rate a column": {"corruption": sda.MaskingNoise([0.1, 0.6] * 6, seed=3)},
+    "groups": {"corruption": sda.MaskingNoise(0.5, seed=3, groups=[4, 1, 7])},
 }
 
 

@@ -202,7 +202,7 @@ def test_what_differs_from_the_run_in_the_folder_is_named(tmp_path):
 
 def test_other_versions_are_told(tmp_path, monkeypatch):
     write(tmp_path, 1)
-    monkeypatch.setattr(checkpoint, "_versions", lambda: {"keras": "0.0.1"})
+    monkeypatch.setattr(checkpoint, "versions", lambda: {"keras": "0.0.1"})
     with pytest.warns(UserWarning, match=r"other versions.*keras 3.* -> 0\.0\.1"):
         assert read(tmp_path) == 1
 
@@ -821,7 +821,7 @@ def test_a_layer_that_diverges_leaves_the_others_as_they_are(tmp_path):
     assert_same(stack.get_weights(), expected.get_weights())
     # What is on disk is good, too.
     saved = max(tmp_path.glob("*.checkpoint"))
-    progress = checkpoint._unpacked(checkpoint._verified(saved.read_bytes()))["progress"]
+    progress = checkpoint.read(saved)["progress"]
     assert progress["position"]["epoch"] == 1
     assert all(np.isfinite(w).all() for w in progress["variables"]["trainable"])
 

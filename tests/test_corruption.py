@@ -1,3 +1,5 @@
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -120,6 +122,86 @@ def test_swap_on_rank_3_keeps_the_place_within_the_example():
     np.testing.assert_array_equal(out // 4, x // 4)
     np.testing.assert_array_equal(out != x, selected)
     check_rate(selected, 0.5)
+
+
+@selective
+def test_each_column_has_its_rate(noise):
+    rates = [0.0, 0.1, 0.5, 1.0]
+    x = X.reshape(-1, 4)  # where every value occurs once
+    out, selected = corrupt(noise(rates, seed=1), x)
+    np.testing.assert_array_equal(selected, out != x)
+    assert not selected[:, 0].any()
+    assert selected[:, 3].all()
+    for column in (1, 2):
+        check_rate(selected[:, column], rates[column])
+    # One rate for all, said for each, is the same noise.
+    one, many = (corrupt(noise(r, seed=1), x) for r in (0.3, [0.3] * 4))
+    np.testing.assert_array_equal(one[0], many[0])
+
+
+@pytest.mark.parametrize("rate", [0.4, [0.0, 0.4, 1.0]])
+@selective
+def test_the_features_of_a_group_are_selected_together(noise, rate):
+    x = X.reshape(-1, 5)
+    out, selected = corrupt(noise(rate, seed=1, groups=[1, 3, 1]), x)
+    np.testing.assert_array_equal(selected, out != x)
+    assert (selected[:, 1:4] == selected[:, [1]]).all()
+    check_rate(selected[:, 1], 0.4)
+    if rate == 0.4:
+        check_rate(selected[:, 0] & selected[:, 1], 0.4**2)  # groups are apart
+    else:
+        assert not selected[:, 0].any()
+        assert selected[:, 4].all()
+
+
+def test_swap_takes_a_group_from_one_row():
+    category = RNG.integers(4, size=1000)
+    x = np.hstack([np.arange(1000)[:, None], np.eye(4)[category], category[:, None]])
+    out, _ = corrupt(sda.SwapNoise(0.5, seed=1, groups=[1, 4, 1]), x.astype("float32"))
+    np.testing.assert_array_equal(out[:, 1:5].sum(axis=1), 1)  # one-hot still
+    assert (out[:, 1:5].argmax(axis=1) != category).any()
+    rows = (np.arange(50)[:, None] + 50 * np.arange(6)).astype("float32")
+    out, _ = corrupt(sda.SwapNoise(1.0, seed=1, groups=[3, 3]), rows)
+    source = out % 50
+    assert (source[:, :3] == source[:, [0]]).all()
+    assert (source[:, 3:] == source[:, [3]]).all()
+    assert (source[:, 0] != source[:, 3]).any()
+
+
+@selective
+def test_rates_and_groups_are_kept(noise):
+    original = noise([0.1, 0.2], seed=1, groups=[1, 3])
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(original)))
+    again = keras.saving.deserialize_keras_object(config)
+    assert (again.rate, again.groups) == ([0.1, 0.2], [1, 3])
+    assert again.get_config() == original.get_config()
+    assert noise(np.array([0.1, 0.2])).rate == [0.1, 0.2]
+    assert original.copy(5).rate == [0.1, 0.2]
+
+
+@selective
+def test_rates_and_groups_of_another_length(noise):
+    for make, message in (
+        (
+            lambda: noise([0.1, 0.2]).corrupt(ops.ones((3, 4))),
+            r"`rate` .* list of 4, one a feature",
+        ),
+        (lambda: noise([0.1, 0.2]).build((None, 3)), r"`rate` .* list of 3, one a feature"),
+        (
+            lambda: noise(0.1, groups=[1, 2]).build((None, 4)),
+            r"`groups` to add up to the 4 features",
+        ),
+        (lambda: noise([0.1] * 3, groups=[1, 2]), r"`rate` .* one a column, 2 of them"),
+        (lambda: sda.DenoisingAutoencoder(2, noise([0.1] * 3)).build((None, 4)), r"list of 4"),
+    ):
+        with pytest.raises(ValueError, match=rf"Expected {message}|Expected .*{message}"):
+            make()
+
+
+@pytest.mark.parametrize("groups", [[], 3, [0], [1.5], [True], "12"])
+def test_bad_groups(groups):
+    with pytest.raises(ValueError, match=r"Expected `groups` to be .*Received: groups="):
+        sda.SwapNoise(0.1, groups=groups)
 
 
 @selective
@@ -355,7 +437,7 @@ def test_a_subclass_needs_only_corrupt():
 
 BAD_NUMBERS = [float("nan"), float("inf"), "0.5", None, True, [0.5]]
 BAD = {
-    "masking rate": (lambda v: sda.MaskingNoise(v), "rate", [-0.1, 1.5, *BAD_NUMBERS]),
+    "masking rate": (lambda v: sda.MaskingNoise(v), "rate", [-0.1, 1.5, [], *BAD_NUMBERS[:-1]]),
     "salt and pepper rate": (lambda v: sda.SaltAndPepperNoise(v), "rate", [-0.1, 1.5, None]),
     "swap rate": (lambda v: sda.SwapNoise(v), "rate", [-0.1, 1.5, None]),
     "stddev": (lambda v: sda.GaussianNoise(v), "stddev", [-1, *BAD_NUMBERS]),

@@ -17,6 +17,7 @@ from experiments import (
     recipes,
     samples,
     sda_tutorial,
+    shared_prefixes,
 )
 from experiments.filters import neighbour_correlation
 
@@ -261,6 +262,29 @@ def test_all_labels(arguments, score):
         assert f"| {part['result'][f'{score}_error']:.2f} |" in text
     assert f"| {score} error, % |" in text
     assert (folder / "training_curves.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="50 trainings: PyTorch need not compile for each"
+)
+def test_shared_prefixes():
+    pytest.importorskip("mlxtend")
+    pytest.importorskip("optuna")
+    shared_prefixes.main(["--quick", "--out", "out", "--seed", "2"])
+    found = json.loads(pathlib.Path("out/results.json").read_text())
+    total, tables = found["summary"], found["tables"]
+    assert total["identical"]
+    assert total["layers_trained"] == 14
+    assert len({row["digest"] for row in tables["shared"]}) == 12
+    for arm in ("shared", "separate"):
+        cpu = sum(row["cpu_seconds"] for row in tables[arm])
+        assert total[arm]["cpu_seconds"] == pytest.approx(cpu, abs=0.06)
+    text = pathlib.Path("out/results.md").read_text()
+    assert "The weights of all stacks are the same, bit for bit." in text
+    tables["separate"][3]["digest"] = "another"
+    found["summary"] = shared_prefixes.summary(tables)
+    shared_prefixes.report(found, pathlib.Path("out"))
+    assert "are NOT the same" in pathlib.Path("out/results.md").read_text()
 
 
 def test_precision():

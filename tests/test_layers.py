@@ -13,6 +13,9 @@ NOISES = {
     "salt and pepper": lambda **kwargs: sda.SaltAndPepperNoise(0.5, -1, 2, seed=1, **kwargs),
     "gaussian": lambda **kwargs: sda.GaussianNoise(2.0, seed=1, **kwargs),
     "swap": lambda **kwargs: sda.SwapNoise(0.5, seed=1, **kwargs),
+    "swap, a rate a column, groups": lambda **kwargs: sda.SwapNoise(
+        [0.5, 0.0, 0.9], seed=1, groups=[1, 1, 2], **kwargs
+    ),
     "composed, rank 3": lambda **kwargs: sda.ComposedNoise(
         [sda.SwapNoise(0.5), sda.GaussianNoise(0.5, seed=9)], seed=1, **kwargs
     ),

@@ -7,7 +7,8 @@ from gradients import central_differences, gradient
 from keras import ops
 
 import sda
-from sda.losses import CrossEntropy, SquaredError
+from sda import losses
+from sda.losses import ColumnActivation, ColumnLoss, CrossEntropy, SquaredError
 
 RNG = np.random.default_rng(0)
 X = RNG.uniform(size=(5, 4))
@@ -166,3 +167,158 @@ def test_bad_weights(loss, formula, key, value):
 def test_weights_that_leave_nothing(loss, formula):
     with pytest.raises(ValueError, match=r"Expected `alpha` or `beta` above 0\. Received: alpha=0"):
         loss(alpha=0.0, beta=0.0)
+
+
+# A loss for each kind of column
+
+COLUMNS = ["numeric", 3, "binary", 2, "numeric"]
+FEATURES = 8
+CATEGORIES = [slice(1, 4), slice(5, 7)]
+
+
+def table():
+    """Rows of `COLUMNS`: numbers, and categories in one-hot code; the last has none known."""
+    x = RNG.normal(size=(6, FEATURES))
+    x[:, 4] = RNG.integers(2, size=6)
+    for place in CATEGORIES:
+        size = place.stop - place.start
+        x[:, place] = np.eye(size)[RNG.integers(size, size=6)]
+    x[5, 1:4] = 0
+    return x
+
+
+def softmax(a):
+    e = np.exp(a - a.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def by_column(x, a):
+    """The formulas as printed, a column at a time, in float64."""
+    values = squared_error(x, a)
+    values[:, 4] = cross_entropy(x[:, 4], a[:, 4])
+    for place in CATEGORIES:
+        values[:, place] = -x[:, place] * np.log(softmax(a[:, place]))
+    return values
+
+
+TABLE, OUTPUTS = table(), RNG.normal(size=(6, FEATURES)) * 3
+CHOSEN, MISSING = RNG.uniform(size=(2, 6, FEATURES)) < 0.3
+
+
+def test_each_column_has_the_loss_of_its_kind():
+    loss = ColumnLoss(COLUMNS)
+    expected = by_column(TABLE, OUTPUTS)
+    values = loss.per_feature(single(TABLE), single(OUTPUTS))
+    np.testing.assert_allclose(ops.convert_to_numpy(values), expected, rtol=1e-4, atol=1e-6)
+    assert float(loss(TABLE, OUTPUTS)) == pytest.approx(expected.sum(axis=1).mean(), rel=1e-5)
+    per_column = loss.layout.per_column(expected)
+    sums = [expected[:, [0]], expected[:, 1:4].sum(1, keepdims=True), expected[:, [4]]]
+    sums += [expected[:, 5:7].sum(1, keepdims=True), expected[:, [7]]]
+    np.testing.assert_allclose(per_column, np.hstack(sums))
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 1.0), (1.0, 0.25)])
+@pytest.mark.parametrize("missing", [False, True])
+def test_gradient_of_a_column_loss_is_that_of_the_formulas(alpha, beta, missing):
+    weights = np.where(CHOSEN, alpha, beta) * (~MISSING if missing else 1.0)
+    expected = central_differences(
+        lambda a: (weights * by_column(TABLE, a)).sum(axis=1).mean(), OUTPUTS.copy()
+    )
+    x = np.where(MISSING, np.nan, TABLE) if missing else TABLE
+    loss = ColumnLoss(COLUMNS, alpha, beta, missing_values=missing)
+    slope = gradient(
+        lambda a: ops.mean(loss.call(single(x), a, ops.convert_to_tensor(CHOSEN))), single(OUTPUTS)
+    )
+    np.testing.assert_allclose(slope, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy, SquaredError])
+def test_a_loss_without_missing_values_is_the_gradient_of_what_is_there(loss):
+    formula = {CrossEntropy: cross_entropy, SquaredError: squared_error}[loss]
+    there = ~SELECTED
+    expected = central_differences(
+        lambda z: (there * formula(X, z)).sum(axis=1).mean(), LOGITS.copy()
+    )
+    x = np.where(SELECTED, np.nan, X)
+    loss = loss(missing_values=True)
+    value = (there * formula(X, LOGITS)).sum(axis=1).mean()
+    assert float(loss(x, LOGITS)) == pytest.approx(value, rel=1e-5)
+    slope = gradient(lambda z: ops.mean(loss.call(single(x), z)), single(LOGITS))
+    np.testing.assert_allclose(slope, expected, rtol=1e-4, atol=1e-6)
+    assert (slope[SELECTED] == 0).all()
+
+
+@pytest.mark.parametrize("logit", [-90.0, 90.0])
+def test_a_category_is_right_at_any_logit(logit):
+    loss = ColumnLoss([2, 3])
+    x = [[0.0, 1.0, 0.0, 0.0, 1.0]]
+    a = np.array([[logit, 0.0, 0.0, 0.0, 0.0]])
+    value = np.logaddexp(logit, 0) + np.log(3)
+    assert float(loss(x, a)) == pytest.approx(value, rel=1e-6)
+    slope = gradient(lambda a: loss(single(x), a), single(a))
+    p = 1 / (1 + np.exp(-logit))
+    expected = [[p, -p, 1 / 3, 1 / 3, -2 / 3]]
+    np.testing.assert_allclose(slope, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_kinds_alone_are_the_losses_that_have_names():
+    for kind, loss in (("numeric", SquaredError()), ("binary", CrossEntropy())):
+        assert float(ColumnLoss([kind] * 4)(X, LOGITS)) == pytest.approx(
+            float(loss(X, LOGITS)), rel=1e-6
+        )
+    category = keras.losses.CategoricalCrossentropy(from_logits=True)
+    x = np.eye(4)[[0, 1, 2, 3, 0]]
+    assert float(ColumnLoss([4])(x, LOGITS)) == pytest.approx(float(category(x, LOGITS)), rel=1e-5)
+
+
+def test_the_activation_of_columns_gives_values_and_probabilities():
+    z = ops.convert_to_numpy(ColumnActivation(COLUMNS)(single(OUTPUTS)))
+    expected = OUTPUTS.copy()
+    expected[:, 4] = 1 / (1 + np.exp(-OUTPUTS[:, 4]))
+    for place in CATEGORIES:
+        expected[:, place] = softmax(OUTPUTS[:, place])
+    np.testing.assert_allclose(z, expected, rtol=1e-5, atol=1e-7)
+    half = ColumnActivation(COLUMNS)(ops.cast(single(OUTPUTS), "bfloat16"))
+    assert keras.backend.standardize_dtype(half.dtype) == "bfloat16"
+
+
+def test_column_configs_round_trip():
+    loss = ColumnLoss(COLUMNS, 0.7, 0.2, name="mine", missing_values=True)
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(loss)))
+    again = keras.saving.deserialize_keras_object(config)
+    assert type(again) is ColumnLoss
+    assert again.get_config() == loss.get_config()
+    assert (again.columns, again.alpha, again.missing_values) == (COLUMNS, 0.7, True)
+    activation = ColumnActivation(COLUMNS)
+    config = json.loads(json.dumps(keras.activations.serialize(activation)))
+    again = keras.activations.get(config)
+    assert type(again) is ColumnActivation
+    assert again.columns == COLUMNS
+
+
+def test_a_decoder_has_its_loss():
+    assert type(losses.for_decoder(keras.activations.sigmoid)) is CrossEntropy
+    assert type(losses.for_decoder(keras.activations.linear)) is SquaredError
+    loss = losses.for_decoder(ColumnActivation(COLUMNS))
+    assert type(loss) is ColumnLoss
+    assert loss.columns == COLUMNS
+
+
+@pytest.mark.parametrize("columns", [[], None, "numeric", ["real"], [1], [True], [2.0], {"a": 2}])
+def test_bad_columns(columns):
+    for make in (ColumnLoss, ColumnActivation):
+        with pytest.raises(ValueError, match=r"Expected `columns` to be .*Received: columns="):
+            make(columns)
+
+
+def test_columns_of_another_width():
+    expected = r"Expected 4 features in `columns`.*Received: columns=.* with 8"
+    with pytest.raises(ValueError, match=expected):
+        ColumnLoss(COLUMNS)(X, LOGITS)
+    with pytest.raises(ValueError, match=expected):
+        ColumnActivation(COLUMNS)(single(X))
+
+
+def test_missing_values_is_a_flag():
+    with pytest.raises(ValueError, match=r"Expected `missing_values` to be True or False"):
+        SquaredError(missing_values="yes")

@@ -133,23 +133,27 @@ def stack_of(**settings):
 
 
 MAKERS = {
-    **settings_of(masking, "rate seed"),
+    **settings_of(masking, "rate seed groups"),
     **settings_of(salt_and_pepper, "rate minimum maximum seed"),
     **settings_of(sda.GaussianNoise, "stddev"),
     **settings_of(sda.SwapNoise, "rate"),
     **settings_of(sda.ComposedNoise, "noises"),
     **settings_of(
-        layer, "units corruption activation decoder_activation tied kernel_initializer code_layers"
+        layer,
+        "units corruption activation decoder_activation tied kernel_initializer code_layers "
+        "missing",
     ),
     **settings_of(sda.DenoisingAutoencoder, "encoder"),
     **settings_of(
-        stack_of, "units corruption activation decoder_activation tied kernel_initializer seed"
+        stack_of,
+        "units corruption activation decoder_activation tied kernel_initializer seed missing",
     ),
     **settings_of(
         pretrainer,
         "stack optimizer loss epochs batch_size callbacks codes codes_budget seed",
     ),
-    **settings_of(sda.losses.CrossEntropy, "alpha beta"),
+    **settings_of(sda.losses.CrossEntropy, "alpha beta missing_values"),
+    **settings_of(sda.losses.ColumnLoss, "columns"),
     **settings_of(sda.callbacks.GeometricPatience, "patience increase improvement_threshold"),
     **settings_of(sda.StackedDenoisingAutoencoder.from_model, "model"),
 }
@@ -167,6 +171,13 @@ def small(value):
     return not isinstance(value, int) or value < 1000
 
 
+def filling():
+    """A stack that takes missing values."""
+    new = new_stack(missing=0.5)
+    new.build((None, WIDTH))
+    return new
+
+
 USES = {
     "classifier(num_classes=)": lambda s, m, v: small(v) and s.classifier(v),
     "classifier(dropout=)": lambda s, m, v: s.classifier(2, dropout=v),
@@ -178,6 +189,10 @@ USES = {
     "encode(layer=)": lambda s, m, v: s.encode(X, layer=v),
     "encode(batch_size=)": lambda s, m, v: s.encode(X, batch_size=v),
     "reconstruct(x=)": lambda s, m, v: s.reconstruct(v),
+    "reconstruction_error(x=)": lambda s, m, v: s.reconstruction_error(v),
+    "reconstruction_error(loss=)": lambda s, m, v: s.reconstruction_error(X, loss=v),
+    "impute(x=)": lambda s, m, v: filling().impute(v),
+    "impute(iterations=)": lambda s, m, v: small(v) and filling().impute(X, iterations=v),
     "sample(steps=)": lambda s, m, v: small(v) and s.sample(X, steps=v),
     "sample(seed=)": lambda s, m, v: s.sample(X, seed=v),
     "fit(x=)": lambda s, m, v: sda.fit(m, v, Y, **NO_EPOCHS),

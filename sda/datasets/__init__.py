@@ -4,5 +4,6 @@ from sda.datasets import larochelle2007
 from sda.datasets.catalogue import load
 from sda.datasets.files import DatasetUnavailable
 from sda.datasets.reading import read
+from sda.datasets.sources import open_source
 
-__all__ = ["DatasetUnavailable", "larochelle2007", "load", "read"]
+__all__ = ["DatasetUnavailable", "larochelle2007", "load", "open_source", "read"]

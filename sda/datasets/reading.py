@@ -4,6 +4,7 @@ from pathlib import Path
 
 import h5py
 
+from sda.datasets import tables
 from sda.safe_files import check_dataset, find, read_npy, read_npz, read_text, refusal
 from sda.training.rows import H5Rows
 
@@ -17,19 +18,22 @@ def read(path, name=None):
     | `.npy` | the array |
     | `.h5`, `.hdf5` | the dataset at the path `name`; its rows stay in the file |
     | `.amat`, `.txt` | numbers between blanks, one row a line |
+    | `.csv`, `.parquet` | all columns of the table, or the column `name`; by pandas |
 
     Files with Python objects (pickles), links, external storage, virtual datasets, filters that are
     plugins, or shapes that they do not fill are refused.
 
     Args:
         path: Path of the file.
-        name: String, which array of an `.npz` or HDF5 file. None where it holds only one.
+        name: String, which array of an `.npz` or HDF5 file; None where it holds only one. Or which
+            column of a table, None for all.
 
     Returns:
         NumPy array; of an HDF5 file, its rows, for `sda.GreedyPretrainer.fit` and `sda.fit`.
 
     Raises:
         ValueError: The file is not what its suffix says, holds no such array, or is refused.
+        ImportError: `pandas` is not installed, or for `.parquet` `pyarrow`.
 
     Example:
 
@@ -43,13 +47,21 @@ def read(path, name=None):
         return arrays[_only(arrays, path) if name is None else name]
     if suffix in (".h5", ".hdf5"):
         return _read_h5(path, name)
+    if suffix in tables.SUFFIXES:
+        frame = tables.read_table(path)
+        if name is None:
+            return tables.numbers(frame, path)
+        tables.column(frame, name, path)
+        return tables.numbers(frame[[name]], path)[:, 0]
     if name is not None:
         raise refusal("name", f"None for a {suffix} file, which holds one array", f"name={name!r}")
     if suffix == ".npy":
         return read_npy(path)
     if suffix in (".amat", ".txt"):
         return read_text(path)
-    raise refusal("path", "an .npz, .npy, .h5, .hdf5, .amat or .txt file", f"path={path}")
+    raise refusal(
+        "path", "an .npz, .npy, .h5, .hdf5, .amat, .txt, .csv or .parquet file", f"path={path}"
+    )
 
 
 def _read_h5(path, name):

@@ -86,6 +86,8 @@ def denoising_chain(encoder, visible_bias, decoder_activation, corruption, loss)
     name = _known_name(decoder_activation, SLOPED)
     if first is None or name is None or type(loss) not in (CrossEntropy, SquaredError):
         return None
+    if loss.missing_values:
+        return None
     if type(loss) is CrossEntropy and name != "sigmoid":
         return None
     if isinstance(corruption, SelectiveNoise) and corruption.rate == 0 and not loss.emphasised:

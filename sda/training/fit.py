@@ -106,7 +106,8 @@ def fit(
             `(x, y, sample_weight)` batches is read once, to a file for temporary use if it is
             large; `y` and `sample_weight` are None then.
             Values of dtype uint8 are pixels: they stay uint8 on the device and are scaled to
-            [0, 1] in the step.
+            [0, 1] in the step. NaN is a missing value: allowed where the model has an answer for
+            it, as those of a stack with `missing` do.
         y: Array of targets, or a nested structure, or None.
         batch_size: Integer, the examples a step. The last batch of an epoch may be smaller.
         epochs: Integer, the epoch to train up to.
@@ -226,7 +227,7 @@ class Trainer:
         self.model = model
         self.rows = len(_leaves(data)[0])
         self.batch_size = min(batch_size, self.rows)
-        self.driver = _driver(model, data)
+        self.driver = driver_for(model, data)
         self.feed = Feed(self.driver, data)
         self.steps = math.ceil(self.rows / self.batch_size)
         if steps_per_execution is None and model.steps_per_execution > 1:
@@ -460,7 +461,7 @@ class Evaluator:
 
     def __init__(self, model, data, batch_size, driver=None):
         self.model = model
-        self.driver = driver or _driver(model, data)
+        self.driver = driver or driver_for(model, data)
         self.feed = Feed(self.driver, data)
         rows = len(_leaves(data)[0])
         batch_size = min(batch_size, rows)
@@ -568,7 +569,7 @@ def _padded(batches, steps):
     return np.concatenate([batches, np.repeat(batches[-1:], steps - len(batches), axis=0)])
 
 
-def _driver(model, data):
+def driver_for(model, data):
     """Return the backend's driver, with everything built that a step would build.
 
     A model keeps its driver, and with it what was compiled, until something changes that a step
@@ -674,8 +675,20 @@ def _checked_data(model, data, names):
                     f"Expected `{name}` to have {len(_leaves(rows)[0])} examples, as "
                     f"`{names[0]}` has. Received: {len(leaf)} examples"
                 )
-            check_finite(leaf, name)
     x, y, weight = rows
+    missing = {
+        names[0]: lambda: _takes_missing(model, x),
+        names[1]: lambda: getattr(model.loss, "missing_values", False),
+    }
+    for part, name in zip(rows, names, strict=True):
+        for leaf in _leaves(part):
+            try:
+                check_finite(leaf, name)
+            except ValueError:
+                # Asked only where something is wrong: most data are whole.
+                if not missing.get(name, bool)():
+                    raise
+                check_finite(leaf, name, missing=True)
     if y is None and model.loss is not None:
         raise ValueError(f"Expected `{names[1]}` to be targets for the loss. Received: None")
     if hasattr(weight, "shape") and len(weight.shape) != 1:
@@ -692,6 +705,17 @@ def _checked_data(model, data, names):
     if hasattr(y, "shape"):
         _check_labels(model, y, names[1])
     return rows
+
+
+def _takes_missing(model, x):
+    """Return whether a model has an answer where all of its input is missing (NaN)."""
+    nothing = _map(lambda a: np.full_like(host(a[:1]), np.nan, keras.config.floatx()), x)
+    try:
+        y = model(_map(ops.convert_to_tensor, nothing), training=False)
+    # Whatever it is that does not fit, missing values are one thing more.
+    except Exception:
+        return False
+    return all(np.isfinite(ops.convert_to_numpy(leaf)).all() for leaf in _leaves(y))
 
 
 def _matches(shape, expected):

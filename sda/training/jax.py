@@ -1,5 +1,7 @@
 """Many training steps a dispatch on JAX: one compiled loop over the rows of an index matrix."""
 
+import contextlib
+
 import jax
 from jax import lax
 
@@ -62,3 +64,58 @@ class Driver:
             return tuple(list(group) for group in state)
 
         return body
+
+
+class Population:
+    """Runs steps of several compiled models of one architecture in one program.
+
+    The models may differ in the values of all their variables (learning rate and seeds among them)
+    and in the levels of their noises.
+
+    Args:
+        drivers: List of the `Driver` of each model.
+        noises: List of the `sda.Corruption` of each model.
+        same: Whether all have the same data; if not, data have an axis of members first.
+    """
+
+    def __init__(self, drivers, noises, same):
+        self.drivers = drivers
+        self.noise = noises[0]
+        self.name = next((n for n in ("rate", "stddev") if hasattr(self.noise, n)), None)
+        self.levels = jax.numpy.asarray(
+            [getattr(noise, self.name) if self.name else 0.0 for noise in noises], "float32"
+        )
+        axes = (0, 0, None if same else 0, 0, None)
+        self._train = jax.jit(jax.vmap(self._train_steps, axes))
+
+    def put(self, array):
+        """Return `array` on the device."""
+        return self.drivers[0].put(array)
+
+    def train(self, data, batches):
+        """Take one step of each member on each of its rows of indices, `batches[member]`."""
+        variables = [driver._train_variables() for driver in self.drivers]
+        states = [tuple([v.value for v in group] for group in groups) for groups in variables]
+        stacked = jax.tree.map(lambda *values: jax.numpy.stack(values), *states)
+        stacked = self._train(stacked, self.levels, data, batches, batches.shape[1])
+        for i, groups in enumerate(variables):
+            for group, values in zip(groups, stacked, strict=True):
+                for variable, value in zip(group, values, strict=True):
+                    variable.assign(value[i])
+
+    def _train_steps(self, state, level, data, batches, steps):
+        with self._at(level):
+            return self.drivers[0]._train_steps(state, (data,), batches, steps)
+
+    @contextlib.contextmanager
+    def _at(self, level):
+        """Let the noise of the model that is traced have a level that is traced, too."""
+        if self.name is None:
+            yield
+            return
+        before = getattr(self.noise, self.name)
+        setattr(self.noise, self.name, level)
+        try:
+            yield
+        finally:
+            setattr(self.noise, self.name, before)

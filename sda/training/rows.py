@@ -129,9 +129,10 @@ def in_any_order(rows, scratch):
     return as_rows(copy)
 
 
-def pieces(rows):
-    """Yield consecutive NumPy pieces of `rows`."""
-    size = max(1, min(PIECE_ROWS, PIECE_BYTES // (size_of(rows) // len(rows) + 1)))
+def pieces(rows, size=None):
+    """Yield consecutive NumPy pieces of `rows`: of `size` rows, or of what reads well."""
+    if size is None:
+        size = max(1, min(PIECE_ROWS, PIECE_BYTES // (size_of(rows) // len(rows) + 1)))
 
     def read(start):
         return np.asarray(rows[start : start + size])
@@ -148,16 +149,19 @@ def size_of(rows):
     return math.prod(rows.shape) * np.dtype(rows.dtype).itemsize
 
 
-def check_finite(rows, name="x", start=0):
+def check_finite(rows, name="x", start=0, missing=False):
     """Raise `ValueError` if there are NaN or infinite values, or some beyond Keras's floatx.
 
-    `start` is the number of the first row, for the message.
+    `start` is the number of the first row, for the message. With `missing`, NaN is allowed: a value
+    that is missing.
     """
     if np.dtype(rows.dtype).kind != "f":
         return
     for piece in pieces(rows):
         with np.errstate(over="ignore"):
             finite = np.isfinite(piece.astype(keras.config.floatx(), copy=False))
+        if missing:
+            finite |= np.isnan(piece)
         if not finite.all():
             first = tuple(int(j) for j in np.argwhere(~finite)[0])
             raise ValueError(

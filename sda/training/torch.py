@@ -223,6 +223,7 @@ class FusedSGD:
 
     def __init__(self, model, products, sums):
         self.optimizer = model.optimizer
+        self.scheduled = not isinstance(model.optimizer.get_config()["learning_rate"], float)
         self.size = len(sums[0][1])
         self.ones = torch.ones_like(sums[0][1][:, 0])
         self.momentum = self.optimizer.momentum
@@ -249,9 +250,13 @@ class FusedSGD:
             bias.addmv_(delta, self.ones, alpha=self.scale)
         else:
             bias.add_(velocity.addmv_(delta, self.ones, beta=self.momentum, alpha=self.scale))
+        if self.scheduled and k == 0:
+            self.optimizer.iterations.assign_add(1)
+            self.begin()
 
     def end(self, steps):
-        self.optimizer.iterations.assign_add(steps)
+        if not self.scheduled:
+            self.optimizer.iterations.assign_add(steps)
 
 
 class AnyOptimizer:
@@ -283,7 +288,6 @@ def _update(model, products, sums):
     config, free = model.optimizer.get_config(), ("name", "learning_rate", "momentum")
     fused = (
         type(model.optimizer) is type(usual)  # not keras.optimizers.SGD, but PyTorch's own of it
-        and isinstance(config["learning_rate"], float)
         and all(config[k] == v for k, v in usual.get_config().items() if k not in free)
     )
     return (FusedSGD if fused else AnyOptimizer)(model, products, sums)
@@ -334,7 +338,7 @@ class Mask:
 
 
 class Masking:
-    """`sda.MaskingNoise` with 0 < rate < 1."""
+    """`sda.MaskingNoise` with one rate for all, 0 < rate < 1."""
 
     def __init__(self, corruption, x, draws):
         draws = draws.setdefault(id(corruption), Draws(corruption.seed_generator))
@@ -365,7 +369,8 @@ class AnyNoise:
 
 def _noise(corruption, x, draws):
     """Return the noise that a step makes in place of the layer `corruption`."""
-    if type(corruption) is MaskingNoise and 0 < corruption.rate < 1:
+    one_rate = type(corruption) is MaskingNoise and isinstance(corruption.rate, float)
+    if one_rate and not corruption.groups and 0 < corruption.rate < 1:
         return Masking(corruption, x, draws)
     return AnyNoise(corruption)
 

@@ -1,0 +1,232 @@
+"""Populations: stacks that differ in corruption level, learning rate or seed, trained at once."""
+
+import importlib
+
+import keras
+import numpy as np
+
+from sda.checks import check_flag
+from sda.codes import encode_rows
+from sda.forks import check_process
+from sda.pretraining import GreedyPretrainer
+from sda.seeding import fresh_seed, permutation, spawn
+from sda.stack import on_arrays
+from sda.training.fit import TrainingDiverged, driver_for
+
+# The corruption level, by the name that a noise has for it.
+LEVELS = ("rate", "stddev")
+
+
+def fit(pretrainers, x, shuffle=True, verbose=0):
+    """Pretrain several stacks on the same rows; on JAX all of them in one compiled program.
+
+    The stacks may differ in corruption level, seed and learning rate. On JAX the function that runs
+    an epoch is mapped over the members by `jax.vmap`, and compiled once for all of them. On other
+    backends they are trained one after the other. Either way member i has the weights that
+    `pretrainers[i].fit(x)` gives it, on JAX up to rounding.
+
+    Args:
+        pretrainers: List of `sda.GreedyPretrainer`s, one for each stack, without callbacks,
+            checkpoints or shared layers.
+        x: Unlabelled rows, as in `sda.GreedyPretrainer.fit`. Above the first layer, the codes of
+            all members have to fit into memory together.
+        shuffle: Whether to take the rows in a new order in each epoch, each member in its own.
+        verbose: 1 for a line an epoch of all members, 0 for silence.
+
+    Returns:
+        List with one entry a member: a list of `keras.callbacks.History`, one a layer, or the
+        `sda.TrainingDiverged` that its training ended with. Such a member keeps its last good
+        weights, and the others go on.
+
+    Raises:
+        ValueError: If the members differ in anything else, or the data do not fit. Nothing has
+            changed then.
+
+    Example:
+
+    >>> pretrainers = [
+    ...     sda.GreedyPretrainer(
+    ...         sda.StackedDenoisingAutoencoder([6], level, seed=1), "sgd", epochs=2, seed=1
+    ...     )
+    ...     for level in (0.1, 0.3, 0.5)
+    ... ]
+    >>> results = sda.population.fit(pretrainers, np.random.rand(40, 12))
+    >>> [len(histories[0].history["loss"]) for histories in results]
+    [2, 2, 2]
+    """
+    check_process()
+    check_flag(shuffle, "shuffle")
+    _check_alike(pretrainers)
+    rows = pretrainers[0].checked_rows(x)
+    if keras.backend.backend() != "jax":
+        return [_alone(pretrainer, rows, shuffle, verbose) for pretrainer in pretrainers]
+    return _together(pretrainers, rows, shuffle, verbose)
+
+
+def _alone(pretrainer, rows, shuffle, verbose):
+    try:
+        return pretrainer.fit(rows, shuffle=shuffle, verbose=2 if verbose else 0)
+    except TrainingDiverged as error:
+        return error
+
+
+def _together(pretrainers, rows, shuffle, verbose):
+    for pretrainer in pretrainers:
+        if not pretrainer.stack.built:
+            pretrainer.stack.build((None, *rows.shape[1:]))
+    results = [[] for _ in pretrainers]
+    seeds = [fresh_seed() if p.seed is None else p.seed for p in pretrainers]
+    data = [rows] * len(pretrainers)
+    if pretrainers[0].stack.input_layers:
+        data = [_codes(p.stack.prepare, rows) for p in pretrainers]
+    alive = list(range(len(pretrainers)))
+    for k in range(len(pretrainers[0].stack.autoencoders)):
+        members = [
+            _Member(pretrainers[i], k, data[i], spawn(spawn(seeds[i], k), 1), shuffle)
+            for i in alive
+        ]
+        # Below the first layer all have the same rows, which are not copied.
+        same = all(data[i] is data[alive[0]] for i in alive)
+        given = np.asarray(data[alive[0]][:]) if same else np.stack([data[i] for i in alive])
+        _train(members, given, same, verbose and f"layer {k + 1}")
+        for i, member in zip(alive, members, strict=True):
+            if member.error is None:
+                results[i].append(member.history)
+            else:
+                results[i] = member.error
+        alive = [i for i, m in zip(alive, members, strict=True) if m.error is None]
+        if not alive or k + 1 == len(pretrainers[0].stack.autoencoders):
+            return results
+        for i in alive:
+            data[i] = _codes(pretrainers[i].stack.autoencoders[k].encode, data[i])
+    return results
+
+
+def _train(members, data, same, title):
+    """Run the epochs of one layer for all members."""
+    driver = importlib.import_module("sda.training.jax").Population(
+        [driver_for(member.model, (member.data,)) for member in members],
+        [member.noise for member in members],
+        same,
+    )
+    data = driver.put(data)
+    batch = min(members[0].batch_size, members[0].rows)
+    whole = members[0].rows // batch * batch
+    for epoch in range(members[0].epochs):
+        orders = np.stack([member.order(epoch) for member in members])
+        for member in members:
+            member.begin_epoch()
+        for part in (orders[:, :whole], orders[:, whole:]):
+            if part.size:
+                size = min(batch, part.shape[1])
+                driver.train(data, part.reshape(len(members), -1, size))
+        losses = [member.end_epoch(epoch) for member in members]
+        if title:
+            print(f"{title}, epoch {epoch + 1}: loss {', '.join(f'{x:.4g}' for x in losses)}")
+        if all(member.error for member in members):
+            return
+
+
+class _Member:
+    """One model of a population, with its order and what became of it."""
+
+    def __init__(self, pretrainer, k, data, seed, shuffle):
+        self.model = pretrainer.layer_model(k)
+        self.noise = pretrainer.stack.autoencoders[k].corruption
+        self.epochs, self.batch_size = pretrainer.epochs[k], pretrainer.batch_size[k]
+        self.data, self.seed, self.shuffle = data, seed, shuffle
+        self.rows = len(data)
+        self.history = keras.callbacks.History()
+        self.history.set_model(self.model)
+        self.history.on_train_begin()
+        self.error = None
+
+    def order(self, epoch):
+        if self.shuffle:
+            return permutation(self.seed, epoch, self.rows)
+        return np.arange(self.rows, dtype="int32")
+
+    def begin_epoch(self):
+        self.model.reset_metrics()
+        self.good = [keras.ops.convert_to_numpy(v.value) for v in self.model.variables]
+
+    def end_epoch(self, epoch):
+        """Write down the loss; put the weights back if they are no longer finite."""
+        loss = float(self.model.get_metrics_result()["loss"])
+        weights = [keras.ops.convert_to_numpy(v.value) for v in self.model.trainable_variables]
+        if self.error is None and np.isfinite(loss) and all(np.isfinite(w).all() for w in weights):
+            self.history.on_epoch_end(epoch, {"loss": loss})
+            return loss
+        for variable, value in zip(self.model.variables, self.good, strict=True):
+            variable.assign(value)
+        if self.error is None:
+            self.error = TrainingDiverged(
+                f"Training {self.model.name!r} diverged in epoch {epoch + 1}. It has the weights "
+                "again with which this epoch began. Try a lower learning rate",
+                self.history,
+            )
+        return loss
+
+
+def _codes(function, rows):
+    shape = (len(rows), *on_arrays(function)(np.asarray(rows[:1])).shape[1:])
+    return encode_rows(on_arrays(function), rows, shape, "device", None, None)
+
+
+def _check_alike(pretrainers):
+    """Raise `ValueError` unless the pretrainers differ in levels, rates and seeds only."""
+    is_list = isinstance(pretrainers, (list, tuple)) and len(pretrainers) > 0
+    if not is_list or not all(isinstance(p, GreedyPretrainer) for p in pretrainers):
+        raise ValueError(
+            "Expected `pretrainers` to be a list of sda.GreedyPretrainer. "
+            f"Received: pretrainers={pretrainers!r}"
+        )
+    if len({id(p.stack) for p in pretrainers}) < len(pretrainers):
+        raise ValueError("Expected each of `pretrainers` to have a stack of its own.")
+    for pretrainer in pretrainers:
+        for name in ("callbacks", "checkpoint_dir", "prefixes"):
+            if getattr(pretrainer, name) is not None:
+                raise ValueError(
+                    f"Expected `pretrainers` without `{name}`. "
+                    f"Received: {name}={getattr(pretrainer, name)!r}"
+                )
+    first = _shared_settings(pretrainers[0])
+    for i, pretrainer in enumerate(pretrainers):
+        settings = _shared_settings(pretrainer)
+        for name, value in first.items():
+            if settings[name] != value:
+                raise ValueError(
+                    "Expected `pretrainers` to differ in corruption level, learning rate and seed "
+                    f"only. Received: {name}={settings[name]!r} in number {i}, {value!r} in the "
+                    "first"
+                )
+
+
+def _shared_settings(pretrainer):
+    stack = pretrainer.stack
+    return {
+        "epochs": pretrainer.epochs,
+        "batch_size": pretrainer.batch_size,
+        "optimizer": [_without(o, "learning_rate") for o in pretrainer.optimizer],
+        "loss": [_without(loss) for loss in pretrainer.loss],
+        "autoencoders": [_without(a, *LEVELS) for a in stack.autoencoders],
+        "input_layers": [_without(layer) for layer in stack.input_layers],
+        "shape": getattr(stack, "example_shape", None) if stack.built else None,
+    }
+
+
+def _without(thing, *names):
+    """Return the config of a Keras object without these names, its own name and its seeds."""
+    left_out = {*names, "name", "seed", "build_config", "shared_object_id"}
+
+    def strip(value):
+        if isinstance(value, dict):
+            # The name of a dtype policy is the policy.
+            keep = {"name"} if "Policy" in str(value.get("class_name")) else set()
+            config = value.get("config")
+            if isinstance(config, dict) and keep:
+                return {**value, "config": dict(config)}
+            return {k: strip(v) for k, v in value.items() if k not in left_out}
+        return [strip(v) for v in value] if isinstance(value, list) else value
+
+    return strip(keras.saving.serialize_keras_object(thing))

@@ -1,0 +1,242 @@
+"""Pretrained layers that several runs share: a store on disk, addressed by what made them."""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import re
+import time
+import warnings
+
+import keras
+from keras import ops
+
+from sda import checkpoint
+from sda.checks import check_count
+
+SUFFIX = ".layer"
+# Seconds between two looks at a layer that another process is training.
+PATIENCE = 0.2
+
+
+class PrefixStore:
+    """Pretrained layers on disk, each under the SHA-256 of all that its weights depend on.
+
+    That is: the data, the versions of Keras, the backend and this package, the kind of device, the
+    layer's settings, initial weights and noise, its training and the seed of its order, and the
+    same of every layer below. Two runs that agree on these up to some layer train the layers up to
+    there once: `sda.GreedyPretrainer(stack, ..., prefixes=store)` takes from the store what is
+    there, and adds what is not. The result is that of a run without a store, bit for bit on one
+    machine.
+
+    Several processes, also on several machines, may use one folder at a time: of two that need the
+    same layer one trains it, and the other waits for it. (Where the file system knows no locks,
+    both train it, with the same result.) A process that is killed leaves neither a lock nor half a
+    layer.
+
+    The store sees configurations, not code. Empty it when you have changed an own loss, corruption
+    or callback without changing its name or settings.
+
+    Args:
+        path: Path of the folder; made if it does not exist.
+        max_bytes: Integer, the size of all layers together, in bytes. Beyond it those that were
+            not used for longest are deleted.
+
+    Raises:
+        ValueError: If an argument is not as described.
+
+    Example:
+
+    >>> store = sda.PrefixStore("runs/layers")
+    >>> for level in (0.2, 0.4):
+    ...     stack = sda.StackedDenoisingAutoencoder([8, 5], corruption=[0.1, level], seed=1)
+    ...     pretrainer = sda.GreedyPretrainer(stack, epochs=1, seed=1, prefixes=store)
+    ...     histories = pretrainer.fit(np.eye(12), verbose=0)
+    >>> store.hits, store.misses
+    (1, 3)
+    """
+
+    def __init__(self, path, max_bytes=2**33):
+        if not isinstance(path, (str, os.PathLike)):
+            raise ValueError(f"Expected `path` to be the path of a folder. Received: path={path!r}")
+        self.path = pathlib.Path(path)
+        self.max_bytes = check_count(max_bytes, "max_bytes", least=0)
+        self.hits = 0
+        self.misses = 0
+
+    def layer(self, settings, variables, train):
+        """Give a layer the values that training gives it; return what `train` returned.
+
+        Args:
+            settings: Nested dictionary of plain values: what the values depend on.
+            variables: The Keras variables of the layer.
+            train: Function without arguments that trains the layer and returns plain values.
+        """
+        path = self.path / f"{address(settings)}{SUFFIX}"
+        self.path.mkdir(parents=True, exist_ok=True)
+        saved = self._read(path)
+        if saved is None:
+            with alone(path.with_suffix(".lock")):
+                saved = self._read(path)
+                if saved is None:
+                    return self._train(path, settings, variables, train)
+        checkpoint.assign(variables, saved["variables"], "layer")
+        self.hits += 1
+        return saved["outcome"]
+
+    def _train(self, path, settings, variables, train):
+        self.misses += 1
+        outcome = train()
+        saved = {
+            "settings": settings,
+            "versions": checkpoint.versions(),
+            "context": {"variables": checkpoint.values(variables), "outcome": outcome},
+            "progress": None,
+        }
+        try:
+            checkpoint.write(path, saved)
+        except OSError as error:
+            warnings.warn(
+                f"A layer could not be kept in {str(self.path)!r}: {error.strerror}. Whoever needs "
+                "it will train it again.",
+                stacklevel=2,
+            )
+        self._evict()
+        return outcome
+
+    def size(self):
+        """Return the bytes that the layers take."""
+        return sum(size for _, size, _ in self._entries())
+
+    def _read(self, path):
+        try:
+            context = checkpoint.read(path)["context"]
+            os.utime(path)
+        except FileNotFoundError:
+            return None
+        except checkpoint.Damaged:
+            path.unlink(missing_ok=True)
+            return None
+        return context
+
+    def _entries(self):
+        """Return (time of last use, size, path) of each layer, the least recently used first."""
+        entries = []
+        for path in self.path.glob(f"*{SUFFIX}"):
+            with contextlib.suppress(FileNotFoundError):  # evicted by another process
+                found = path.stat()
+                entries.append((found.st_mtime_ns, found.st_size, path))
+        return sorted(entries)
+
+    def _evict(self):
+        entries = self._entries()
+        excess = sum(size for _, size, _ in entries) - self.max_bytes
+        for _, size, path in entries:
+            if excess <= 0:
+                return
+            path.unlink(missing_ok=True)
+            excess -= size
+
+
+@contextlib.contextmanager
+def alone(lock):
+    """Hold the file `lock` for this process, while no other does; the end of a process lets go."""
+    with open(lock, "ab") as file:
+        # Without locks in the file system nobody waits.
+        with contextlib.suppress(OSError):
+            while not checkpoint.take(file):
+                time.sleep(PATIENCE)
+        yield
+        # Whoever waits for this file, or makes a new one, looks first for what was made meanwhile.
+        with contextlib.suppress(OSError):
+            os.unlink(lock)
+
+
+def address(settings):
+    """Return the SHA-256 of nested plain values."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def ground(stack, rows, validation):
+    """Return the settings that every layer of a stack depends on: what is below the first."""
+    return {
+        "data": checkpoint.data_settings(rows),
+        "validation_data": checkpoint.data_settings(validation),
+        "input_layers": [_settings(layer, "stack") for layer in stack.input_layers],
+        "versions": checkpoint.versions(),
+        "floatx": keras.config.floatx(),
+        # Its kind: "cuda:1" computes what "cuda:0" does.
+        "device": re.sub(r"\d+", "", str(ops.zeros(()).device)),
+    }
+
+
+def training_settings(optimizer, loss, callbacks, **others):
+    """Return how a layer is trained, in plain values; raise `ValueError` where it has no such."""
+    return {
+        **others,
+        "optimizer": _settings(optimizer, "optimizer"),
+        "loss": _settings(loss, "loss"),
+        "callbacks": [_callback_settings(callback) for callback in callbacks],
+    }
+
+
+def layer_settings(below, autoencoder, training):
+    """Return the settings of a layer.
+
+    Args:
+        below: The settings of the layer below it, or of the ground.
+        autoencoder: The built `sda.DenoisingAutoencoder`, about to be trained.
+        training: Its `training_settings`.
+    """
+    digest = hashlib.sha256()
+    for value in checkpoint.values(autoencoder.variables):
+        digest.update(f"{value.dtype}{value.shape}".encode())
+        digest.update(value.tobytes())
+    return {
+        "below": address(below),
+        "autoencoder": _settings(autoencoder, "stack"),
+        "start": digest.hexdigest(),
+        "training": training,
+    }
+
+
+def _settings(thing, name):
+    """Return the config of a Keras object, without the names that Keras counts up."""
+    config = keras.saving.serialize_keras_object(thing)
+    try:
+        return _nameless(json.loads(json.dumps(config)))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected `{name}` to have a config of plain values under `prefixes`, by which to "
+            f"tell it from others. Received: {thing!r} with {error}"
+        ) from error
+
+
+def _nameless(config):
+    if isinstance(config, list):
+        return [_nameless(value) for value in config]
+    if not isinstance(config, dict):
+        return config
+    config = {
+        key: _nameless(value)
+        for key, value in config.items()
+        if key not in ("build_config", "shared_object_id")
+    }
+    # The name of a dtype policy is the policy.
+    if isinstance(config.get("config"), dict) and "Policy" not in config["class_name"]:
+        config["config"].pop("name", None)
+    return config
+
+
+def _callback_settings(callback):
+    """Return the class of a callback that was not used yet, and all of its attributes."""
+    values = {n: v for n, v in vars(callback).items() if n not in ("params", "_model")}
+    try:
+        values = json.loads(json.dumps(values))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "Expected `callbacks` with nothing but plain values as attributes under `prefixes`, by "
+            f"which to tell them from others. Received: {type(callback).__name__} with {error}"
+        ) from error
+    return {"class": f"{type(callback).__module__}.{type(callback).__qualname__}", **values}

@@ -1,0 +1,128 @@
+"""What the sweep asks of Optuna: samplers, pruners, storages, and the state of trials."""
+
+import contextlib
+import secrets
+
+from sda.seeding import spawn
+
+# A point of a sweep at which so many workers died is left alone.
+ATTEMPTS = 10
+
+
+def load_optuna():
+    """Return the package; a sweep alone needs it, not `import sda`."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise ImportError(
+            "Expected the package `optuna`, which keeps the sweep, to be installed. "
+            "Run `pip install optuna`."
+        ) from error
+    return optuna
+
+
+def state(name):
+    """Return Optuna's state of a trial by its name, such as "RUNNING"."""
+    return load_optuna().trial.TrialState[name]
+
+
+@contextlib.contextmanager
+def quiet(optuna):
+    """Let Optuna say nothing but warnings: a sweep has lines of its own."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def make(module, name, seed=None):
+    """Return Optuna's sampler or pruner of a name; an object is returned as it is."""
+    optuna = load_optuna()
+    found = getattr(optuna, module)
+    kind = module.removesuffix("s").capitalize()
+    # Those that count combinations themselves know nothing of runs that are done again.
+    left_out = ("BaseSampler", "BasePruner", "GridSampler", "BruteForceSampler")
+    known = {
+        n.removesuffix(kind).lower(): n
+        for n in found.__all__
+        if n.endswith(kind) and n not in left_out
+    }
+    if not isinstance(name, str):
+        base = getattr(found, f"Base{kind}")
+        if isinstance(name, base) and type(name).__name__ not in left_out:
+            return name
+    elif name in known:
+        made = getattr(found, known[name])
+        try:
+            return made() if seed is None else made(seed=spawn(seed, 0))
+        except TypeError as error:
+            raise ValueError(
+                f"Expected `{kind.lower()}` to be an Optuna object where one needs arguments. "
+                f"Received: {kind.lower()}={name!r}: {error}"
+            ) from error
+    raise ValueError(
+        f"Expected `{kind.lower()}` to be one of {', '.join(sorted(known))}, or one of Optuna's. "
+        f"Received: {kind.lower()}={name!r}"
+    )
+
+
+def open_storage(storage, path):
+    """Return Optuna's storage: SQLite in the folder `path`, or what `storage` says."""
+    optuna = load_optuna()
+    if storage is not None and not isinstance(storage, str):
+        return storage
+    if storage is None:
+        storage = f"sqlite:///{path / 'sweep.db'}"
+    if storage.startswith("journal:"):
+        backend = optuna.storages.journal.JournalFileBackend(storage.removeprefix("journal:"))
+        return optuna.storages.JournalStorage(backend)
+    # Workers that write at the same time wait for each other.
+    patience = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite:") else {}
+    return optuna.storages.RDBStorage(storage, engine_kwargs=patience)
+
+
+def claim(study, point, params, distributions, worker):
+    """Return a new trial of given values at a point of the sweep, which `worker` is at.
+
+    All of it is one step, so that no other can come between. (Optuna's queue of waiting trials
+    gives one to two workers now and then: SQLite locks no rows.)
+    """
+    optuna = load_optuna()
+    token = secrets.token_hex(8)
+    attributes = {"point": point, "worker": worker, "token": token}
+    study.add_trial(
+        optuna.trial.create_trial(
+            state=state("RUNNING"),
+            params=params,
+            distributions=distributions,
+            user_attrs=attributes,
+        )
+    )
+    (found,) = [
+        t
+        for t in study.get_trials(deepcopy=False, states=(state("RUNNING"),))
+        if t.user_attrs.get("token") == token
+    ]
+    return optuna.trial.Trial(study, found._trial_id)
+
+
+def counted(study):
+    """Return the trials of a study but for those that were no sooner begun than given up."""
+    return [t for t in study.get_trials() if "withdrawn" not in t.user_attrs]
+
+
+def point(found):
+    """Return which point of the sweep a trial is at."""
+    return found.user_attrs.get("point", found.number)
+
+
+def facts_of(found):
+    """Return what a worker wrote about a trial at its end."""
+    return found.user_attrs.get("facts", {})
+
+
+def is_lost(found):
+    """Return whether a trial ended without a result: its worker died or was stopped."""
+    return found.state.name == "FAIL" and "error" not in facts_of(found)

@@ -1,0 +1,44 @@
+"""`sda evaluate`: how good a run is."""
+
+import click
+
+from sda_cli import options
+
+
+@click.command(cls=options.Command)
+@options.run
+@click.option(
+    "--data", show_default="the test rows of the dataset, or those held out", help=options.DATA
+)
+@options.labels
+def evaluate(run, data, labels):
+    """Print the error of the classifier of RUN and its confusion matrix; write them into the run.
+
+    Of a run that was only pretrained, print what each layer has learned.
+
+    \b
+    sda evaluate runs/first
+    sda evaluate runs/second --data test.npz::x --labels y
+    """
+    from sda import diagnostics, runs
+    from sda_cli import trained
+
+    phases = runs.phases(run)
+    phase = runs.finished(run, "finetune" if "finetune" in phases else "pretrain")
+    if data is None:
+        rows, words = runs.read_test_rows(phase.settings)
+    else:
+        labels = labels or phase.settings.get("labels")
+        rows, words = trained.read_rows(phase.settings, data, labels), f"those of {data}"
+    if phase.name == "pretrain":
+        stack, settings = trained.load_stack(run)
+        click.echo(f"{len(rows.x)} rows, {words}")
+        reports = diagnostics.diagnose(stack, rows.x, rows.y, loss=settings.get("loss"))
+        click.echo(trained.layer_table(reports))
+        return
+    scores = runs.score(phase, rows)
+    phase.write_results(test={**scores, "data": words})
+    click.echo(trained.error_line(scores, words))
+    classes = [str(name) for name in phase.results["classes"]]
+    lines = [[name, *map(str, row)] for name, row in zip(classes, scores["confusion"], strict=True)]
+    click.echo(trained.aligned([["true \\ predicted", *classes], *lines]))

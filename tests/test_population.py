@@ -1,0 +1,135 @@
+"""Populations: member i is what it would be alone."""
+
+import keras
+import numpy as np
+import pytest
+
+import sda
+
+BACKEND = keras.backend.backend()
+
+
+def rows(count=60):
+    return np.random.default_rng(0).random((count, 12)).astype("float32")
+
+
+def members(levels=(0.3, 0.6), units=(8,), noise=sda.MaskingNoise, **settings):
+    """Pretrainers that differ in corruption level, learning rate and seeds."""
+    made = []
+    for i, level in enumerate(levels):
+        stack = sda.StackedDenoisingAutoencoder(list(units), noise(level), seed=i)
+        own = {"optimizer": keras.optimizers.SGD(0.1 * (i + 1)), "epochs": 2, "seed": 7 + i}
+        made.append(sda.GreedyPretrainer(stack, **{**own, **settings}))
+    return made
+
+
+def assert_as_alone(make, x, **settings):
+    together, alone = make(), make()
+    results = sda.population.fit(together, x, **settings)
+    for result, pretrainer, other in zip(results, together, alone, strict=True):
+        histories = other.fit(x, verbose=0, **settings)
+        for a, b in zip(pretrainer.stack.get_weights(), other.stack.get_weights(), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+        for history, expected in zip(result, histories, strict=True):
+            np.testing.assert_allclose(history.history["loss"], expected.history["loss"], rtol=1e-5)
+            assert history.epoch == expected.epoch
+    kernels = [keras.ops.convert_to_numpy(p.stack.autoencoders[0].encoder.kernel) for p in together]
+    assert np.abs(kernels[0] - kernels[1]).max() > 0.1  # they are not one and the same
+
+
+def test_each_member_is_what_it_is_alone(monkeypatch):
+    made = []
+    if BACKEND == "jax":
+        from sda.training import jax as driver
+
+        class Watched(driver.Population):
+            def __init__(self, *args):
+                super().__init__(*args)
+                made.append(self)
+
+        monkeypatch.setattr(driver, "Population", Watched)
+    assert_as_alone(lambda: members((0.0, 0.3, 0.6)), rows())
+    # On JAX, in one program; and nothing that was traced is left behind.
+    for population in made:
+        assert len(population.drivers) == 3
+        assert population._train._cache_size() == 1
+        assert population.noise.rate == 0.0
+    assert len(made) == (BACKEND == "jax")
+
+
+def test_layers_momentum_emphasis_pixels_a_fixed_order_and_a_smaller_last_batch():
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 12)).astype("uint8")
+
+    def make():
+        loss = sda.losses.CrossEntropy(alpha=1.0, beta=0.5)
+        optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+        # The second layer has other rows for each member.
+        return members(units=(8, 5), optimizer=optimizer, loss=loss, epochs=1)
+
+    assert_as_alone(make, pixels, shuffle=False)
+
+
+@pytest.mark.parametrize("noise", [sda.GaussianNoise, sda.SwapNoise])
+def test_other_noises(noise):
+    assert_as_alone(lambda: members(noise=noise, epochs=1), rows(20))
+
+
+def test_a_member_that_diverges_does_not_stop_the_others():
+    def made():
+        return [
+            sda.GreedyPretrainer(
+                sda.StackedDenoisingAutoencoder(
+                    [6], 0.2, "relu", decoder_activation="linear", seed=1
+                ),
+                keras.optimizers.SGD(rate),
+                epochs=2,
+                seed=1,
+            )
+            for rate in (0.01, 1e30)
+        ]
+
+    together, alone = made(), made()
+    good, bad = sda.population.fit(together, rows())
+    assert isinstance(bad, sda.TrainingDiverged)
+    assert [len(h.history["loss"]) for h in good] == [2]
+    alone[0].fit(rows(), verbose=0)
+    with pytest.raises(sda.TrainingDiverged):
+        alone[1].fit(rows(), verbose=0)
+    for p, other in zip(together, alone, strict=True):
+        for a, b in zip(p.stack.get_weights(), other.stack.get_weights(), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 5}, "epochs"),
+        ({"batch_size": 7}, "batch_size"),
+        ({"optimizer": "adam"}, "optimizer"),
+        ({"loss": "squared_error"}, "loss"),
+        ({"units": (9,)}, "autoencoders"),
+        ({"noise": sda.SwapNoise}, "autoencoders"),
+    ],
+)
+def test_members_that_differ_in_more_are_refused(settings, message):
+    with pytest.raises(ValueError, match=f"differ in corruption level.*Received: {message}="):
+        sda.population.fit([*members(), members(**settings)[0]], rows())
+
+
+def test_what_makes_no_sense_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="Expected `pretrainers` to be a list"):
+        sda.population.fit([], rows())
+    one = members()[0]
+    with pytest.raises(ValueError, match="a stack of its own"):
+        sda.population.fit([one, one], rows())
+    for settings in (
+        {"callbacks": lambda k: []},
+        {"checkpoint_dir": tmp_path},
+        {"prefixes": sda.PrefixStore(tmp_path)},
+    ):
+        with pytest.raises(
+            ValueError, match=f"Expected `pretrainers` without `{next(iter(settings))}`"
+        ):
+            sda.population.fit(members(**settings), rows())
+    with pytest.raises(ValueError, match="Expected `x` to hold finite values"):
+        sda.population.fit(members(), rows() * np.nan)
