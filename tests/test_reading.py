@@ -46,15 +46,18 @@ def test_rows_of_a_mapped_file_are_those_of_the_array(tmp_path, count):
     array = numbers(count)
     source = MappedRows(mapped(array, tmp_path / "rows"))
     order = np.random.default_rng(1).permutation(count).astype("int32")
-    for index in (slice(None), slice(2, 9), slice(1, None, 3), order, np.repeat(order, 2), -order):
+    near = order[(order % 100 < 60) & (order % 7 > 0)]  # runs, once sorted, and not
+    indices = (order, near, np.repeat(order, 2), -order, order[:0])
+    for index in (slice(None), slice(2, 9), slice(1, None, 3), slice(9, 9), *indices):
         found = source[index]
         assert type(found) is np.ndarray
         assert found.flags.owndata
         np.testing.assert_array_equal(found, array[index])
     for index in (3, [1, 2], array[:, 0] > 20, (slice(1, 4), 2), np.array([[1, 2], [3, 4]])):
         np.testing.assert_array_equal(source[index], array[index])
-    with pytest.raises(IndexError):
-        source[np.array([0, count])]
+    for wrong in ([0, count], [count - 1, count], [-count - 1, -count]):
+        with pytest.raises(IndexError):
+            source[np.array(wrong)]
 
 
 def test_what_was_written_to_a_private_map_is_kept(tmp_path):
