@@ -246,6 +246,33 @@ def test_chunks_are_unpacked_for_any_order_where_there_are_many(tmp):
         assert rows.in_any_order(small, kept) is small
 
 
+@pytest.mark.parametrize("settings", [{"chunks": (7, 5), "compression": "gzip"}, {"dtype": ">f4"}])
+def test_near_rows_of_a_dataset_that_is_not_mapped_are_read_in_spans(tmp, settings):
+    array, generator = numbers(3000), np.random.default_rng(1)
+    with h5py.File(tmp / "rows.h5", "w") as file:
+        source = rows.as_rows(file.create_dataset("x", data=array, **settings))
+        assert not source.mapped
+        dataset, read = source.dataset, []
+
+        class Counted:
+            def __getitem__(self, index):
+                read.append(index)
+                return dataset[index]
+
+        source.dataset = Counted()
+        window = np.concatenate([np.arange(a, a + 200) for a in (2800, 0, 900, 1100)])
+        for share, most in ((1.0, 3), (0.5, 5)):
+            chosen = generator.permutation(window)[: round(share * len(window))]
+            chosen = np.append(chosen, chosen[-1:])  # twice
+            np.testing.assert_array_equal(source[chosen], array[chosen])
+            assert all(isinstance(index, slice) for index in read)
+            assert len(read) <= most
+            read.clear()
+        far = generator.permutation(3000)[:20]
+        np.testing.assert_array_equal(source[far], array[far])
+        assert len(read) == 1
+
+
 def test_pieces_are_bounded_in_rows_and_in_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(rows, "PIECE_ROWS", 8)
     monkeypatch.setattr(rows, "PIECE_BYTES", 100)

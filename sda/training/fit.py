@@ -540,12 +540,13 @@ class Feed:
         """Return the rows of a piece, as arrays on the host; a thread calls it."""
         batches, steps = part
         rows = batches.reshape(-1)
+        # Pieces have one shape, or that of one step, so that a backend compiles once.
+        missing = 0 if len(batches) == 1 else (steps - len(batches)) * batches.shape[1]
+        rows = np.concatenate([rows, np.repeat(rows[-1:], missing)])
         # Rows that follow each other are read as such.
         if np.all(np.diff(rows) == 1):
             rows = slice(int(rows[0]), int(rows[-1]) + 1)
-        # Pieces have one shape, or that of one step, so that a backend compiles once.
-        missing = 0 if len(batches) == 1 else (steps - len(batches)) * batches.shape[1]
-        return _map(lambda a: _lengthened(host(a[rows]), missing), self.data)
+        return _map(lambda a: host(a[rows]), self.data)
 
 
 def host(array):
@@ -555,13 +556,6 @@ def host(array):
         return array
     # A view is part of the source, which somebody may write to.
     return array.astype(keras.config.floatx(), copy=not array.flags.owndata)
-
-
-def _lengthened(array, rows):
-    """Append `rows` rows of zeros, which the driver will not look at."""
-    return (
-        np.concatenate([array, np.zeros((rows, *array.shape[1:]), array.dtype)]) if rows else array
-    )
 
 
 def _padded(batches, steps):
