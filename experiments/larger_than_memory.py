@@ -1,9 +1,10 @@
 """Data ten times larger than memory: the same weights as in RAM, at which share of the speed?
 
 A dA is pretrained for one epoch, in a process that may take 2 GB (`RLIMIT_DATA`), on an HDF5 file
-of 20 GB, shuffled. Its pages are dropped from the system's cache every second, so that it is the
-disk that is read. The process is stopped now and then for one that trains on data in RAM. The
-weights are compared with those of the same rows made in RAM when they are asked for, never read.
+of 20 GB, shuffled in blocks, or wholly. The file's pages are dropped from the system's cache every
+second, so that it is the disk that is read. The process is stopped now and then for one that trains
+on data in RAM. The weights are compared with those of the same rows made in RAM when they are asked
+for, never read.
 A smaller part does the same with each kind of source.
 
 Linux only. The file is deleted at the end.
@@ -51,6 +52,7 @@ class Sizes:
     legs: int = 3
     seconds_between_legs: int = 150
     compare: bool = True
+    shuffles: tuple = ("blocks", True)
     resident_bytes: int = training.RESIDENT_BYTES
 
 
@@ -131,7 +133,7 @@ def opened(source, path, rows, seed):
     return sda.datasets.read(path)
 
 
-def train(source, path, rows, units, batch_size, resident_bytes, limit, seed):
+def train(source, path, rows, units, batch_size, shuffle, resident_bytes, limit, seed):
     """Pretrain one epoch; return when it began and ended, and the digest of the weights."""
     training.RESIDENT_BYTES = resident_bytes
     if limit is not None:
@@ -153,7 +155,7 @@ def train(source, path, rows, units, batch_size, resident_bytes, limit, seed):
         batch_size=batch_size,
         seed=seed,
         callbacks=lambda k: [clock],
-    ).fit(x, verbose=0)
+    ).fit(x, shuffle=shuffle, verbose=0)
     return {
         **result,
         "begin": begin,
@@ -298,17 +300,17 @@ def plan(sizes, seed):
         "resident_bytes": sizes.resident_bytes,
         "seed": seed,
     }
+    stream = {
+        "rows": sizes.rows,
+        "rows_in_ram": sizes.rows_in_ram,
+        "legs": sizes.legs,
+        "seconds_between_legs": sizes.seconds_between_legs,
+        "compare": sizes.compare,
+    }
     return [
-        {"part": "sources", "rows": sizes.rows_a_source, **shared},
-        {
-            "part": "stream",
-            "rows": sizes.rows,
-            "rows_in_ram": sizes.rows_in_ram,
-            "legs": sizes.legs,
-            "seconds_between_legs": sizes.seconds_between_legs,
-            "compare": sizes.compare,
-            **shared,
-        },
+        {"part": part, "shuffle": shuffle, **own, **shared}
+        for part, own in (("sources", {"rows": sizes.rows_a_source}), ("stream", stream))
+        for shuffle in sizes.shuffles
     ]
 
 
@@ -328,9 +330,10 @@ def report(found, out):
     for part in found:
         settings, result = part["settings"], part["result"]
         network = f"dA {FEATURES}-{settings['units']}, batch {settings['batch_size']}"
+        shuffled = "shuffled in blocks" if settings.get("shuffle") == "blocks" else "shuffled"
         if settings["part"] == "sources":
             lines += [
-                f"{network}, one epoch on {settings['rows']:,} rows, shuffled, on "
+                f"{network}, one epoch on {settings['rows']:,} rows, {shuffled}, on "
                 f"{part['backend']}: streamed, beside the array in RAM.",
                 "",
                 parts.table(
@@ -353,7 +356,7 @@ def report(found, out):
         in_ram = statistics.median(speeds["in_ram"])
         lines += [
             f"{network}, one epoch on {settings['rows']:,} rows, {result['gigabytes']} GB, "
-            f"shuffled, on {part['backend']}, within {result['limit_gigabytes']} GB; in RAM: "
+            f"{shuffled}, on {part['backend']}, within {result['limit_gigabytes']} GB; in RAM: "
             f"{settings['rows_in_ram']:,} of the rows, the median of {len(speeds['in_ram'])} "
             "trainings in turns with the large one.",
             "",
@@ -399,6 +402,12 @@ def main(arguments=None):
     parser.add_argument(
         "--no-comparison", action="store_true", help="without the second training on all rows"
     )
+    parser.add_argument("--shuffle", choices=["blocks", "all"], help="only one of the two orders")
+    parser.add_argument("--rows", type=int, help="rows of the large file; default: 20 GB of them")
+    parser.add_argument("--rows-in-ram", type=int, help="rows of a training in RAM")
+    parser.add_argument("--legs", type=int, help="trainings in RAM amid the large one, at most")
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--part", choices=PARTS, help="only one of the two parts")
     parser.add_argument("--train", nargs=2, help=argparse.SUPPRESS)
     a = parser.parse_args(arguments)
     if a.train:
@@ -406,7 +415,13 @@ def main(arguments=None):
         write_json(out, train(**json.loads(settings)))
         return
     sizes = dataclasses.replace(QUICK if a.quick else Sizes(), compare=not a.no_comparison)
-    parts.complete(plan(sizes, a.seed), compute(a.scratch), report, a.out)
+    given = {name: getattr(a, name) for name in ("rows", "rows_in_ram", "batch_size", "legs")}
+    sizes = dataclasses.replace(sizes, **{k: v for k, v in given.items() if v is not None})
+    if a.shuffle:
+        sizes = dataclasses.replace(sizes, shuffles=(True if a.shuffle == "all" else a.shuffle,))
+    chosen = [part for part in plan(sizes, a.seed) if a.part in (None, part["part"])]
+    # Of other sizes too.
+    parts.complete(chosen, compute(a.scratch), lambda _, out: report(parts.read(out), out), a.out)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,10 @@ import importlib
 import keras
 import numpy as np
 
-from sda.checks import check_flag
 from sda.codes import encode_rows
 from sda.forks import check_process
 from sda.pretraining import GreedyPretrainer
-from sda.seeding import fresh_seed, permutation, spawn
+from sda.seeding import check_shuffle, epoch_order, fresh_seed, spawn
 from sda.stack import on_arrays
 from sda.training.fit import TrainingDiverged, driver_for
 
@@ -30,7 +29,7 @@ def fit(pretrainers, x, shuffle=True, verbose=0):
             checkpoints or shared layers.
         x: Unlabelled rows, as in `sda.GreedyPretrainer.fit`. Above the first layer, the codes of
             all members have to fit into memory together.
-        shuffle: Whether to take the rows in a new order in each epoch, each member in its own.
+        shuffle: As in `sda.GreedyPretrainer.fit`; each member has orders of its own.
         verbose: 1 for a line an epoch of all members, 0 for silence.
 
     Returns:
@@ -55,7 +54,7 @@ def fit(pretrainers, x, shuffle=True, verbose=0):
     [2, 2, 2]
     """
     check_process()
-    check_flag(shuffle, "shuffle")
+    shuffle = check_shuffle(shuffle)
     _check_alike(pretrainers)
     rows = pretrainers[0].checked_rows(x)
     if keras.backend.backend() != "jax":
@@ -142,9 +141,7 @@ class _Member:
         self.error = None
 
     def order(self, epoch):
-        if self.shuffle:
-            return permutation(self.seed, epoch, self.rows)
-        return np.arange(self.rows, dtype="int32")
+        return epoch_order(self.shuffle, self.seed, epoch, self.rows)
 
     def begin_epoch(self):
         self.model.reset_metrics()

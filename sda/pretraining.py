@@ -12,10 +12,10 @@ from keras import ops
 from sda import checkpoint, losses
 from sda import codes as code_places
 from sda.autoencoder import UNIT_INTERVAL, DenoisingAutoencoder
-from sda.checks import check_count, check_flag, look_up
+from sda.checks import check_count, look_up
 from sda.forks import check_process
 from sda.prefixes import PrefixStore, ground, layer_settings, training_settings
-from sda.seeding import check_seed, fresh_seed, spawn
+from sda.seeding import check_seed, check_shuffle, fresh_seed, spawn
 from sda.stack import StackedDenoisingAutoencoder, on_arrays, per_layer
 from sda.training.chain import denoising_chain
 from sda.training.fit import Evaluator, Trainer, check_callbacks, host, new_scratch
@@ -146,7 +146,8 @@ class GreedyPretrainer:
             validation_data: Examples like `x`, or None. Each epoch then logs `val_loss`, the
                 denoising loss under a noise that is drawn once and kept, and `val_clean_loss`,
                 the loss without noise.
-            shuffle: Whether to take the examples in a new order in each epoch.
+            shuffle: True for a new order of all examples in each epoch, False for none, "blocks"
+                for a new one that a disk can follow: see `sda.fit`.
             verbose: 0 silent, 1 progress bar, 2 one line an epoch, "auto" means 1.
 
         Returns:
@@ -163,7 +164,7 @@ class GreedyPretrainer:
         """
         check_process()
         stack = self.stack
-        check_flag(shuffle, "shuffle")
+        shuffle = check_shuffle(shuffle)
         with contextlib.ExitStack() as resources:
             scratch = resources.enter_context(new_scratch())
             rows = self.checked_rows(x, "x", scratch)
@@ -182,7 +183,7 @@ class GreedyPretrainer:
                 check_callbacks(made)
             trainings = self._trainings(shuffle, callbacks)
             if shuffle:
-                rows = in_any_order(rows, scratch)
+                rows = in_any_order(rows, scratch, shuffle)
             checkpoints = None
             if self.checkpoint_dir is not None:
                 settings = self._settings(rows, validation, shuffle, callbacks)
@@ -253,7 +254,7 @@ class GreedyPretrainer:
                 made,
                 epochs=self.epochs[k],
                 batch_size=self.batch_size[k],
-                shuffle=bool(shuffle),
+                shuffle=shuffle,
                 seed=spawn(self.seed, k),
             )
             for k, made in enumerate(callbacks)
@@ -295,7 +296,7 @@ class GreedyPretrainer:
             "loss": [checkpoint.object_settings(loss) for loss in self.loss],
             "epochs": self.epochs,
             "batch_size": self.batch_size,
-            "shuffle": bool(shuffle),
+            "shuffle": shuffle,
             "seed": self.seed,
             "stack": checkpoint.model_settings(self.stack),
             "callbacks": [checkpoint.callback_settings(made) for made in callbacks],

@@ -19,6 +19,7 @@ if keras.backend.backend() != "tensorflow":
         "test_readme.py",
         "test_report.py",
         "test_runs.py",
+        "test_seeding.py",
         "test_selection.py",
         "test_semisupervised.py",
         "test_sources.py",

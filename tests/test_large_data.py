@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import sda
-from sda import checkpoint, codes
+from sda import checkpoint, codes, seeding
 from sda.training import fit as training
 
 WIDTH = 12
@@ -21,7 +21,10 @@ WIDTH = 12
 
 @pytest.fixture(autouse=True)
 def pieces(monkeypatch, tmp_path):
-    """Let 60 rows be too many, and be read in pieces of 28; the list has one item a piece."""
+    """Let 60 rows be too many, and be read in pieces of 28; the list has one item a piece.
+
+    In blocks of 4, the windows are of 12 rows, which pieces cut.
+    """
     read = []
 
     def counted(function, items):
@@ -35,6 +38,8 @@ def pieces(monkeypatch, tmp_path):
     monkeypatch.setattr(training, "ahead", counted)
     monkeypatch.setattr(training, "RESIDENT_BYTES", 2800)
     monkeypatch.setattr(training, "PIECES", 2)
+    monkeypatch.setattr(seeding, "BLOCK", 4)
+    monkeypatch.setattr(seeding, "WINDOW", 3)
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     return read
@@ -99,6 +104,14 @@ def py_dataset(arrays, folder):
 def tf_dataset(arrays, folder):
     tf = pytest.importorskip("tensorflow")
     return tf.data.Dataset.from_tensor_slices(tuple(arrays)).batch(7)
+
+
+def small_chunks(arrays, folder):
+    OPEN.append(h5py.File(folder / "data.h5", "w"))
+    return [
+        OPEN[-1].create_dataset(str(i), data=a, compression="gzip", chunks=(3, *a.shape[1:]))
+        for i, a in enumerate(arrays)
+    ]
 
 
 SOURCES = [memmap, h5, gzip, path, py_dataset, tf_dataset]
@@ -195,7 +208,7 @@ def resident(monkeypatch, tmp_path):
         if key not in RESIDENT:
             with monkeypatch.context() as patch:
                 patch.setattr(training, "RESIDENT_BYTES", 2**30)
-                RESIDENT[key] = train(arrays, tmp_path / "resident", **settings)
+                RESIDENT[key] = train(arrays, tmp_path / f"in_ram_{len(RESIDENT)}", **settings)
         return RESIDENT[key]
 
     return learned
@@ -232,9 +245,52 @@ def test_so_do_rows_in_their_own_order(resident, tmp_path, train, source):
     assert np.any(found[0][0] != resident(train)[0][0])
 
 
+@pytest.mark.parametrize(
+    ("train", "source"),
+    [(train, source) for train in (pretrain, finetune) for source in (*SOURCES, small_chunks)],
+)
+def test_so_do_rows_that_are_shuffled_in_blocks(resident, pieces, tmp_path, train, source):
+    found = train(source, tmp_path, shuffle="blocks")
+    assert len(pieces) >= 2 * (3 + 1)
+    assert_equal(found, resident(train, shuffle="blocks"))
+    assert np.any(found[0][0] != resident(train)[0][0])
+    assert np.any(found[0][0] != resident(train, shuffle=False)[0][0])
+
+
+def test_small_chunks_are_not_unpacked_for_blocks(tmp_path, monkeypatch):
+    copies = []
+    keep = training.Scratch.keep
+
+    def noted(self, batches, name):
+        copies.append(name)
+        return keep(self, batches, name)
+
+    monkeypatch.setattr(training.Scratch, "keep", noted)
+    finetune(small_chunks, tmp_path / "blocks", shuffle="blocks")
+    assert not copies
+    finetune(small_chunks, tmp_path / "all")
+    assert copies == ["/0"]
+    # A window of 12 rows would be larger than a piece.
+    copies.clear()
+    monkeypatch.setattr(seeding, "WINDOW", 9)
+    finetune(small_chunks, tmp_path / "windows", shuffle="blocks")
+    assert copies == ["/0"]
+
+
+def test_rows_in_blocks_are_those_of_the_order(tmp_path):
+    """Trained in the order of the blocks, or on rows that lie in that order: the same."""
+    stack = sda.StackedDenoisingAutoencoder([6], corruption=0.3, seed=1)
+    x, order = data()[0], seeding.blocks(seeding.spawn(seeding.spawn(1, 0), 1), 0, 60)
+    pretrainer = sda.GreedyPretrainer(stack, keras.optimizers.SGD(0.1), None, 1, 5, seed=1)
+    pretrainer.fit(x[order], shuffle=False, verbose=0)
+    assert_same(pretrain(h5, tmp_path, shuffle="blocks", epochs=1)[0], stack.get_weights())
+
+
 def test_so_do_codes_on_disk_above_the_input_on_disk(resident, tmp_path):
     units = (8, 5)
-    assert_equal(pretrain(h5, tmp_path, units=units), resident(pretrain, units=units))
+    for shuffle in (True, "blocks"):
+        found = pretrain(h5, tmp_path / str(shuffle), shuffle, units=units)
+        assert_equal(found, resident(pretrain, shuffle=shuffle, units=units))
 
 
 def test_few_rows_are_read_once(pieces, tmp_path, monkeypatch):
@@ -245,8 +301,10 @@ def test_few_rows_are_read_once(pieces, tmp_path, monkeypatch):
 
 def test_steps_a_dispatch_do_not_matter(resident, tmp_path):
     for steps in (1, 4):
-        found = finetune(memmap, tmp_path / str(steps), steps_per_execution=steps)
-        assert_equal(found, resident(finetune))
+        for shuffle in (True, "blocks"):
+            folder = tmp_path / f"{steps}_{shuffle}"
+            found = finetune(memmap, folder, shuffle, steps_per_execution=steps)
+            assert_equal(found, resident(finetune, shuffle=shuffle))
 
 
 # Memory
@@ -366,24 +424,33 @@ def test_a_run_that_stops_early_leaves_no_thread_and_no_file(tmp_path, source, a
 # Resuming
 
 
-@pytest.mark.parametrize(("begun", "resumed"), [(h5, memmap), (py_dataset, arrays)])
+@pytest.mark.parametrize(
+    ("begun", "resumed", "shuffle"),
+    [(h5, memmap, True), (py_dataset, arrays, True), (h5, memmap, "blocks")],
+)
 def test_a_streamed_run_goes_on_bit_for_bit_from_whatever_source(
-    resident, tmp_path, begun, resumed
+    resident, tmp_path, begun, resumed, shuffle
 ):
     settings = {"checkpoint_dir": tmp_path / "run", "checkpoint_every": 0, "steps_per_execution": 1}
+    settings["shuffle"] = shuffle
     with pytest.raises(KeyboardInterrupt):
         finetune(begun, tmp_path / "a", callbacks=[At(4, interrupt)], **settings)
+    other = {True: "blocks", "blocks": True}[shuffle]
+    with pytest.raises(ValueError, match="shuffle"):
+        finetune(resumed, tmp_path / "o", callbacks=[At(4, None)], **settings | {"shuffle": other})
     found = finetune(resumed, tmp_path / "b", callbacks=[At(4, None)], **settings)
-    assert_equal(found, resident(finetune))
+    assert_equal(found, resident(finetune, shuffle=shuffle))
 
 
-def test_a_streamed_schedule_goes_on_bit_for_bit(resident, tmp_path):
+@pytest.mark.parametrize("shuffle", [True, "blocks"])
+def test_a_streamed_schedule_goes_on_bit_for_bit(resident, tmp_path, shuffle):
     settings = {"checkpoint_dir": tmp_path / "run", "checkpoint_every": 0, "units": (8, 5)}
+    settings["shuffle"] = shuffle
     stops = [At(11, None), At(11, interrupt)]
     with pytest.raises(KeyboardInterrupt):
         pretrain(h5, tmp_path / "a", callbacks=lambda k: [stops[k]], **settings)
     found = pretrain(py_dataset, tmp_path / "b", callbacks=lambda k: [At(11, None)], **settings)
-    assert_equal(found, resident(pretrain, units=(8, 5)))
+    assert_equal(found, resident(pretrain, shuffle=shuffle, units=(8, 5)))
 
 
 # Codes
@@ -457,3 +524,17 @@ def test_a_path_is_no_source():
         sda.fit(classifier(), "rows.h5", data()[1])
     with pytest.raises(ValueError, match=message):
         sda.GreedyPretrainer(sda.StackedDenoisingAutoencoder([5])).fit(pathlib.Path("rows.h5"))
+
+
+@pytest.mark.parametrize("shuffle", ["batch", "Blocks", "", None, 1, 0.0, ["blocks"]])
+def test_other_orders_are_refused(shuffle):
+    message = r'Expected `shuffle` to be True, False or "blocks"\. Received: shuffle='
+    x, y, _ = data()
+    stack = sda.StackedDenoisingAutoencoder([5])
+    with pytest.raises(ValueError, match=message):
+        sda.fit(classifier(), x, y, shuffle=shuffle)
+    with pytest.raises(ValueError, match=message):
+        sda.GreedyPretrainer(stack).fit(x, shuffle=shuffle)
+    with pytest.raises(ValueError, match=message):
+        sda.population.fit([sda.GreedyPretrainer(stack)], x, shuffle=shuffle)
+    assert not stack.built

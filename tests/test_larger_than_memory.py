@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import pathlib
 import signal
 
 import numpy as np
@@ -13,7 +14,7 @@ from experiments import larger_than_memory as larger
 from experiments import parts
 
 SIZES = dataclasses.replace(
-    larger.QUICK, rows=1500, rows_in_ram=300, rows_a_source=1200, units=5, legs=3,
+    larger.QUICK, rows=9000, rows_in_ram=300, rows_a_source=1200, units=5, legs=3,
     seconds_between_legs=-1, resident_bytes=2**20,
 )  # fmt: skip
 
@@ -59,17 +60,27 @@ def test_the_experiment_from_end_to_end(tmp_path, alone):
     limits, signals = alone
     plan = larger.plan(SIZES, 1)
     found = parts.complete(plan, larger.compute(tmp_path), larger.report, tmp_path / "out")
-    sources, stream = (part["result"] for part in found)
-    assert [name for name, r in sources.items() if r["equal"]] == ["ram", *larger.SOURCES]
-    assert stream["equal"]
-    # One before, one at each look until there are three, one at the end.
-    assert len(stream["examples_a_second"]["in_ram"]) == 4
-    assert signals == [signal.SIGSTOP, signal.SIGCONT] * 2
+    assert [part["settings"]["shuffle"] for part in found] == ["blocks", True] * 2
+    for part in found[:2]:
+        sources = part["result"]
+        assert [name for name, r in sources.items() if r["equal"]] == ["ram", *larger.SOURCES]
+    for part in found[2:]:
+        assert part["result"]["equal"]
+        # One before, one at each look until there are three, one at the end.
+        assert len(part["result"]["examples_a_second"]["in_ram"]) == 4
+    assert found[2]["result"]["loss"] != found[3]["result"]["loss"]
+    assert signals == [signal.SIGSTOP, signal.SIGCONT] * 4
     # All but what is resident.
-    assert limits == [(larger.LIMIT, larger.LIMIT)] * (len(larger.SOURCES) + 2)
+    assert limits == [(larger.LIMIT, larger.LIMIT)] * 2 * (len(larger.SOURCES) + 2)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     report = (tmp_path / "out" / "results.md").read_text()
-    for line in ("| gzip |", "| in RAM |", "| streamed, with the checks before it |"):
+    for line in (
+        "shuffled in blocks, on",
+        "shuffled, on",
+        "| gzip |",
+        "| in RAM |",
+        "| streamed, with the checks before it |",
+    ):
         assert line in report
     assert "different" not in report
 
@@ -86,13 +97,13 @@ def test_weights_that_differ_are_told(tmp_path):
         "cpu_microseconds_an_example": {"streamed": 50.5, "in_ram": 40.1},
     }  # fmt: skip
     part = {
-        "settings": larger.plan(larger.Sizes(), 1)[1], "result": result, "backend": "torch",
+        "settings": larger.plan(larger.Sizes(), 1)[2], "result": result, "backend": "torch",
         "seed": 1, "versions": {"torch": "2"}, "machine": {"processor": "P", "cores": 2},
     }  # fmt: skip
     larger.report([part], tmp_path)
     report = (tmp_path / "results.md").read_text()
     for text in (
-        "6,400,000 rows, 20.07 GB", "| streamed, the epoch | 80 | 0.80 |",
+        "6,400,000 rows, 20.07 GB, shuffled in blocks", "| streamed, the epoch | 80 | 0.80 |",
         "checks before it | 70 | 0.70", "weights are different", "did not fit", "median of 3",
         "50.5 µs an example streamed, 40.1 in RAM",
     ):  # fmt: skip
@@ -118,3 +129,26 @@ def test_made_rows_are_the_same_in_any_order():
     order = np.random.default_rng(1).permutation(12_000)
     np.testing.assert_array_equal(rows[order], whole[order])
     assert len(np.unique(whole[:, 0])) > 11_000
+
+
+def test_the_documentation_quotes_what_was_measured():
+    root = pathlib.Path(larger.__file__).parents[1]
+    measured = (root / "experiments/results/larger_than_memory/results.md").read_text()
+    lines = (root / "docs/large_data.md").read_text().splitlines()
+    quoted = [line for line in lines if line.startswith(("| in RAM", "| streamed"))]
+    assert len(quoted) == 6
+    assert all(line in measured for line in quoted)
+
+
+def test_one_part_of_a_size_is_chosen_and_other_sizes_stay_in_the_report(tmp_path, monkeypatch):
+    computed, reported = [], []
+    monkeypatch.setattr(larger, "compute", lambda _: lambda **part: computed.append(part) or {})
+    monkeypatch.setattr(larger, "report", lambda found, _: reported.append(len(found)))
+    arguments = ["--out", str(tmp_path), "--part", "stream", "--rows", "640"]
+    larger.main([*arguments, "--shuffle", "blocks", "--batch-size", "20"])
+    larger.main([*arguments, "--shuffle", "all", "--no-comparison"])
+    assert [(p["part"], p["shuffle"], p["batch_size"]) for p in computed] == [
+        ("stream", "blocks", 20), ("stream", True, 128),
+    ]  # fmt: skip
+    assert [(p["rows"], p["compare"]) for p in computed] == [(640, True), (640, False)]
+    assert reported == [1, 2]

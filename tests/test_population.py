@@ -69,6 +69,12 @@ def test_layers_momentum_emphasis_pixels_a_fixed_order_and_a_smaller_last_batch(
     assert_as_alone(make, pixels, shuffle=False)
 
 
+def test_an_order_in_blocks(monkeypatch):
+    monkeypatch.setattr(sda.seeding, "BLOCK", 4)
+    monkeypatch.setattr(sda.seeding, "WINDOW", 2)
+    assert_as_alone(lambda: members((0.0, 0.3), epochs=1), rows(30), shuffle="blocks")
+
+
 @pytest.mark.parametrize("noise", [sda.GaussianNoise, sda.SwapNoise])
 def test_other_noises(noise):
     assert_as_alone(lambda: members(noise=noise, epochs=1), rows(20))

@@ -78,6 +78,8 @@ def test_depth_does_not_matter_to_the_layers_below(store):
         ({"x": data() * 0.5}, 0),
         ({"units": (8, 6, 4)}, 2),
         ({"units": (9, 6, 5)}, 0),
+        ({"shuffle": "blocks"}, 0),
+        ({"shuffle": False}, 0),
         ({"corruption": (0.1, sda.GaussianNoise(0.2), 0.3)}, 1),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -92,12 +94,13 @@ def keys_of():
     """Return the addresses of the layers of a run, without the run."""
 
     def keys_of(x=None, units=(8, 6, 5), corruption=(0.1, 0.2, 0.3), stack=None, **settings):
+        shuffle = settings.pop("shuffle", True)
         made = stack or sda.StackedDenoisingAutoencoder(list(units), list(corruption), seed=1)
         made.build((None, 12))
         settings = {"optimizer": keras.optimizers.SGD(0.1), "epochs": 1, "seed": 3, **settings}
         callbacks = settings.get("callbacks") or (lambda k: [])
         pretrainer = sda.GreedyPretrainer(made, prefixes=sda.PrefixStore("unused"), **settings)
-        trainings = pretrainer._trainings(True, [callbacks(k) for k in range(len(units))])
+        trainings = pretrainer._trainings(shuffle, [callbacks(k) for k in range(len(units))])
         keys = pretrainer._keys(data() if x is None else x, None, trainings)
         return [prefixes.address(key) for key in keys]
 

@@ -46,15 +46,18 @@ def test_rows_of_a_mapped_file_are_those_of_the_array(tmp_path, count):
     array = numbers(count)
     source = MappedRows(mapped(array, tmp_path / "rows"))
     order = np.random.default_rng(1).permutation(count).astype("int32")
-    for index in (slice(None), slice(2, 9), slice(1, None, 3), order, np.repeat(order, 2), -order):
+    near = order[(order % 100 < 60) & (order % 7 > 0)]  # runs, once sorted, and not
+    indices = (order, near, np.repeat(order, 2), -order, order[:0])
+    for index in (slice(None), slice(2, 9), slice(1, None, 3), slice(9, 9), *indices):
         found = source[index]
         assert type(found) is np.ndarray
         assert found.flags.owndata
         np.testing.assert_array_equal(found, array[index])
     for index in (3, [1, 2], array[:, 0] > 20, (slice(1, 4), 2), np.array([[1, 2], [3, 4]])):
         np.testing.assert_array_equal(source[index], array[index])
-    with pytest.raises(IndexError):
-        source[np.array([0, count])]
+    for wrong in ([0, count], [count - 1, count], [-count - 1, -count]):
+        with pytest.raises(IndexError):
+            source[np.array(wrong)]
 
 
 def test_what_was_written_to_a_private_map_is_kept(tmp_path):
@@ -241,6 +244,33 @@ def test_chunks_are_unpacked_for_any_order_where_there_are_many(tmp):
             np.testing.assert_array_equal(found[np.arange(300)[::-1]], array[::-1])
         small = rows.as_rows(file.create_dataset("small", data=array[:9], chunks=(3, 5)))
         assert rows.in_any_order(small, kept) is small
+
+
+@pytest.mark.parametrize("settings", [{"chunks": (7, 5), "compression": "gzip"}, {"dtype": ">f4"}])
+def test_near_rows_of_a_dataset_that_is_not_mapped_are_read_in_spans(tmp, settings):
+    array, generator = numbers(3000), np.random.default_rng(1)
+    with h5py.File(tmp / "rows.h5", "w") as file:
+        source = rows.as_rows(file.create_dataset("x", data=array, **settings))
+        assert not source.mapped
+        dataset, read = source.dataset, []
+
+        class Counted:
+            def __getitem__(self, index):
+                read.append(index)
+                return dataset[index]
+
+        source.dataset = Counted()
+        window = np.concatenate([np.arange(a, a + 200) for a in (2800, 0, 900, 1100)])
+        for share, most in ((1.0, 3), (0.5, 5)):
+            chosen = generator.permutation(window)[: round(share * len(window))]
+            chosen = np.append(chosen, chosen[-1:])  # twice
+            np.testing.assert_array_equal(source[chosen], array[chosen])
+            assert all(isinstance(index, slice) for index in read)
+            assert len(read) <= most
+            read.clear()
+        far = generator.permutation(3000)[:20]
+        np.testing.assert_array_equal(source[far], array[far])
+        assert len(read) == 1
 
 
 def test_pieces_are_bounded_in_rows_and_in_bytes(tmp_path, monkeypatch):

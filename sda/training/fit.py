@@ -12,9 +12,9 @@ import numpy as np
 from keras import ops, tree
 
 from sda import checkpoint
-from sda.checks import check_count, check_flag
+from sda.checks import check_count
 from sda.forks import check_process
-from sda.seeding import check_seed, fresh_seed, permutation
+from sda.seeding import check_seed, check_shuffle, epoch_order, fresh_seed
 from sda.training.ahead import ahead
 from sda.training.rows import (
     as_rows,
@@ -116,8 +116,10 @@ def fit(
             `on_train_batch_end` fire once a dispatch, with the index of its last step at the end.
         validation_data: `(x, y)` or `(x, y, sample_weight)`, or a dataset of such batches,
             evaluated after each epoch.
-        shuffle: Whether to take the examples in a new order in each epoch, a function of
-            (`seed`, epoch).
+        shuffle: True for a new order of all examples in each epoch, False for none, "blocks" for a
+            new one that a disk can follow: blocks of 512 consecutive rows in random order, and the
+            rows of 16 of them shuffled among themselves. Orders are functions of `seed`, the
+            epoch and the number of examples.
         sample_weight: Array of shape `(n,)`, or None.
         initial_epoch: Integer, the epoch to start from.
         steps_per_execution: Integer, the steps a dispatch; None for what `compile` was given, if
@@ -158,7 +160,7 @@ def fit(
     if steps_per_execution is not None:
         check_count(steps_per_execution, "steps_per_execution")
     seed = check_seed(seed)
-    check_flag(shuffle, "shuffle")
+    shuffle = check_shuffle(shuffle)
     check_callbacks(callbacks)
     checkpoint.check_checkpoints(checkpoint_dir, checkpoint_every)
     check_process()
@@ -174,7 +176,7 @@ def fit(
         data = _checked_data(model, (x, y, sample_weight), ("x", "y", "sample_weight"))
         validation = _checked_validation(model, validation_data, scratch)
         if shuffle:
-            data = _map(lambda rows: in_any_order(rows, scratch), data)
+            data = _map(lambda rows: in_any_order(rows, scratch, shuffle), data)
 
         def train(checkpoints=None, seed=seed):
             trainer = Trainer(model, data, batch_size, steps_per_execution)
@@ -194,7 +196,7 @@ def fit(
             "batch_size": batch_size,
             "epochs": epochs,
             "initial_epoch": initial_epoch,
-            "shuffle": bool(shuffle),
+            "shuffle": shuffle,
             "seed": seed,
             "model": checkpoint.model_settings(model),
             "compile": checkpoint.compile_settings(model),
@@ -293,7 +295,7 @@ class Trainer:
             model.reset_metrics()
             callbacks.on_epoch_begin(epoch)
         good = self._good_state()
-        order = permutation(seed, epoch, self.rows) if shuffle else None
+        order = epoch_order(shuffle, seed, epoch, self.rows)
         matrices = (batches for _, batches in self._dispatches(order, position.step))
         with self.feed.reading(matrices, self.steps_per_dispatch) as run:
             for start, batches in self._dispatches(order, position.step):
@@ -389,8 +391,6 @@ class Trainer:
 
     def _dispatches(self, order, step=0):
         """Yield (first step, index matrix of the steps) for each dispatch from `step` on."""
-        if order is None:
-            order = np.arange(self.rows, dtype="int32")
         whole = self.rows // self.batch_size
         batches = order[: whole * self.batch_size].reshape(whole, self.batch_size)
         for start in range(step, whole, self.steps_per_dispatch):
@@ -530,7 +530,9 @@ class Feed:
 
     def _parts(self, batches, steps):
         """Yield the pieces of an index matrix, each with the steps that it is read for."""
-        steps = min(steps, max(1, self.rows_a_piece // batches.shape[1]))
+        most = max(1, self.rows_a_piece // batches.shape[1])
+        # Pieces of nearly one length.
+        steps = math.ceil(steps / math.ceil(steps / most))
         for start in range(0, len(batches), steps):
             yield batches[start : start + steps], steps
 
@@ -538,12 +540,13 @@ class Feed:
         """Return the rows of a piece, as arrays on the host; a thread calls it."""
         batches, steps = part
         rows = batches.reshape(-1)
+        # Pieces have one shape, or that of one step, so that a backend compiles once.
+        missing = 0 if len(batches) == 1 else (steps - len(batches)) * batches.shape[1]
+        rows = np.concatenate([rows, np.repeat(rows[-1:], missing)])
         # Rows that follow each other are read as such.
         if np.all(np.diff(rows) == 1):
             rows = slice(int(rows[0]), int(rows[-1]) + 1)
-        # Pieces have one shape, or that of one step, so that a backend compiles once.
-        missing = 0 if len(batches) == 1 else (steps - len(batches)) * batches.shape[1]
-        return _map(lambda a: _lengthened(host(a[rows]), missing), self.data)
+        return _map(lambda a: host(a[rows]), self.data)
 
 
 def host(array):
@@ -553,13 +556,6 @@ def host(array):
         return array
     # A view is part of the source, which somebody may write to.
     return array.astype(keras.config.floatx(), copy=not array.flags.owndata)
-
-
-def _lengthened(array, rows):
-    """Append `rows` rows of zeros, which the driver will not look at."""
-    return (
-        np.concatenate([array, np.zeros((rows, *array.shape[1:]), array.dtype)]) if rows else array
-    )
 
 
 def _padded(batches, steps):

@@ -7,9 +7,10 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from sda import seeding
 from sda.safe_files import NUMBERS, check_dataset
 from sda.training.ahead import ahead
-from sda.training.mapped import MappedRows
+from sda.training.mapped import GAP, MappedRows
 from sda.training.scratch import Scratch
 
 # What is read of a source at a time, at most.
@@ -52,13 +53,25 @@ class H5Rows:
         try:
             if isinstance(rows, slice):
                 return self.dataset[rows]
-            unique, inverse = np.unique(rows, return_inverse=True)
-            return self.dataset[unique][inverse]
+            return self._picked(*np.unique(rows, return_inverse=True))
         except OSError as error:
             raise ValueError(
                 f"Expected the rows of {self.dataset.name} in {self.dataset.file.filename} to be "
                 f"whole. Received: {error}"
             ) from error
+
+    def _picked(self, rows, places):
+        """Return the increasing `rows`, each where `places` has its number."""
+        spans = np.split(rows, np.flatnonzero(np.diff(rows) > GAP) + 1)
+        if GAP * len(spans) > len(rows):
+            return self.dataset[rows][places]
+        # Much faster than a list of rows, and what lies between them is little.
+        picked, done = np.empty((len(rows), *self.shape[1:]), self.dtype), 0
+        for span in spans:
+            read = self.dataset[span[0] : span[-1] + 1]
+            picked[done : done + len(span)] = read[span - span[0]]
+            done += len(span)
+        return picked[places]
 
 
 def as_rows(x, name="x", scratch=None):
@@ -121,9 +134,15 @@ def is_h5(x):
     return f"{type(x).__module__}.".startswith("h5py.")
 
 
-def in_any_order(rows, scratch):
-    """Return `rows`, or a copy in `scratch` where the source is slow but from begin to end."""
+def in_any_order(rows, scratch, shuffle=True):
+    """Return `rows`, or a copy in `scratch` where the source is slow in an order of `shuffle`."""
     if getattr(rows, "mapped", True) or size_of(rows) <= scratch.memory:
+        return rows
+    # A chunk that is larger than a block would be unpacked again for each block in it, and one of a
+    # window that is larger than a piece for each piece of that.
+    window = seeding.BLOCK * seeding.WINDOW * size_of(rows) // len(rows)
+    chunk = (rows.dataset.chunks or (1,))[0]
+    if shuffle == "blocks" and chunk <= seeding.BLOCK and window <= scratch.memory:
         return rows
     (copy,) = scratch.keep(([piece] for piece in pieces(rows)), rows.dataset.name)
     return as_rows(copy)

@@ -1,0 +1,75 @@
+"""Orders of the examples: all of them once an epoch, well mixed, and readable from a disk."""
+
+import numpy as np
+import pytest
+
+from sda import seeding
+from sda.seeding import BLOCK, WINDOW, blocks, epoch_order
+
+
+@pytest.mark.parametrize("rows", [1, BLOCK - 1, BLOCK * WINDOW, 3 * BLOCK * WINDOW + 1000])
+def test_every_row_comes_once(rows):
+    order = blocks(1, 0, rows)
+    assert order.dtype == "int32"
+    np.testing.assert_array_equal(np.sort(order), np.arange(rows))
+
+
+def test_an_order_is_a_function_of_seed_and_epoch():
+    orders = [blocks(*at, 20_000) for at in ((1, 0), (1, 1), (2, 0), (1, 0))]
+    np.testing.assert_array_equal(orders[0], orders[3])
+    for other in orders[1:3]:
+        assert np.mean(orders[0] == other) < 0.01
+        # Not only the rows of a block, the blocks too come in another order.
+        assert np.mean(orders[0] // BLOCK == other // BLOCK) < 0.2
+
+
+def test_a_window_is_made_of_whole_blocks():
+    rows = 100 * BLOCK + 7
+    order, count = blocks(1, 0, rows), 0
+    while len(order):
+        # The last block of the rows is shorter, wherever it comes.
+        window = order[: BLOCK * WINDOW]
+        if np.any(window >= 100 * BLOCK) or 100 * BLOCK in order[: BLOCK * WINDOW + 1]:
+            window = order[: BLOCK * (WINDOW - 1) + 7]
+        order, count = order[len(window) :], count + 1
+        firsts = np.unique(window // BLOCK) * BLOCK
+        assert len(firsts) <= WINDOW
+        whole = np.concatenate([np.arange(a, min(a + BLOCK, rows)) for a in firsts])
+        np.testing.assert_array_equal(np.sort(window), whole)
+    assert count == -(-101 // WINDOW)
+
+
+def test_rows_and_blocks_are_mixed():
+    rows = 40 * BLOCK * WINDOW
+    order = blocks(1, 0, rows)
+    windows = order.reshape(40, -1)
+    # A batch is drawn from most blocks of its window, and neighbours do not stay together.
+    batches = order.reshape(-1, 128) // BLOCK
+    assert np.mean([len(np.unique(batch)) for batch in batches]) > WINDOW - 1
+    assert np.mean(np.abs(np.diff(order)) == 1) < 0.001
+    # A random permutation moves a row by a third of the whole, on average.
+    displacement = np.abs(order - np.arange(rows)).mean() / rows
+    assert abs(displacement - 1 / 3) < 0.03
+    for window in windows:
+        rank = np.argsort(np.argsort(window))
+        displacement = np.abs(rank - np.arange(len(rank))).mean() / len(rank)
+        assert abs(displacement - 1 / 3) < 0.02
+    # The blocks of a window lie anywhere.
+    apart = [np.diff(np.unique(window // BLOCK)) for window in windows]
+    assert np.mean(np.concatenate(apart) == 1) < 0.1
+
+
+def test_every_row_may_come_at_every_place(monkeypatch):
+    monkeypatch.setattr(seeding, "BLOCK", 2)
+    monkeypatch.setattr(seeding, "WINDOW", 3)
+    counts = np.zeros((20, 20))
+    for seed in range(2000):
+        counts[np.arange(20), blocks(seed, 0, 20)] += 1
+    # 100 each, with a standard deviation of 9.7.
+    assert np.abs(counts - 100).max() < 50
+
+
+def test_true_and_false_are_what_they_were():
+    np.testing.assert_array_equal(epoch_order(True, 3, 2, 9000), seeding.permutation(3, 2, 9000))
+    np.testing.assert_array_equal(epoch_order(False, 3, 2, 90), np.arange(90))
+    np.testing.assert_array_equal(epoch_order("blocks", 3, 2, 9000), blocks(3, 2, 9000))
