@@ -6,6 +6,7 @@ import signal
 import numpy as np
 import pytest
 
+from sda import seeding
 from sda.training import fit as training
 
 pytest.importorskip("resource")
@@ -14,7 +15,7 @@ from experiments import larger_than_memory as larger
 from experiments import parts
 
 SIZES = dataclasses.replace(
-    larger.QUICK, rows=9000, rows_in_ram=300, rows_a_source=1200, units=5, legs=3,
+    larger.QUICK, rows=1500, rows_in_ram=300, rows_a_source=1200, units=5, legs=3,
     seconds_between_legs=-1, resident_bytes=2**20,
 )  # fmt: skip
 
@@ -45,6 +46,7 @@ def alone(monkeypatch):
     limits, signals = [], []
     monkeypatch.setattr(larger.resource, "setrlimit", lambda _, limit: limits.append(limit))
     monkeypatch.setattr(larger.time, "sleep", lambda _: None)
+    monkeypatch.setattr(seeding, "BLOCK", 32)
     monkeypatch.setattr(training, "RESIDENT_BYTES", training.RESIDENT_BYTES)  # is put back
 
     def started(folder, **settings):
@@ -136,7 +138,7 @@ def test_the_documentation_quotes_what_was_measured():
     measured = (root / "experiments/results/larger_than_memory/results.md").read_text()
     lines = (root / "docs/large_data.md").read_text().splitlines()
     quoted = [line for line in lines if line.startswith(("| in RAM", "| streamed"))]
-    assert len(quoted) == 6
+    assert len(quoted) == 9
     assert all(line in measured for line in quoted)
 
 
