@@ -383,8 +383,8 @@ def report(found, out):
         cpu = result.get("cpu_microseconds_an_example")
         if cpu:
             lines += [
-                f"All cores together took {cpu['streamed']} µs an example streamed, "
-                f"{cpu['in_ram']} in RAM.",
+                f"All cores together took {cpu['streamed']:.1f} µs an example streamed, "
+                f"{cpu['in_ram']:.1f} in RAM.",
                 "",
             ]
         if result["equal"] is not None:
