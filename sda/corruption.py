@@ -364,6 +364,15 @@ class ComposedNoise(Corruption):
         return cls(**{**config, "noises": noises})
 
 
+# By the names that settings have for them: what a level is a level of.
+NOISES = {
+    "masking": MaskingNoise,
+    "salt_and_pepper": SaltAndPepperNoise,
+    "gaussian": GaussianNoise,
+    "swap": SwapNoise,
+}
+
+
 def _groups(groups):
     """Return the sizes of the groups as a list of integers, or None."""
     if groups is None:

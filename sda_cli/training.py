@@ -11,6 +11,7 @@ from sda import diagnostics, runs
 from sda.datasets import sources
 from sda.runs import Phase
 from sda.seeding import fresh_seed
+from sda.sweep.trial import make_optimizer
 from sda_cli import options, trained
 from sda_cli.pretrain import NOISES
 
@@ -149,14 +150,6 @@ def make_pretrainer(settings, stack, **arguments):
         batch_size=settings["batch_size"],
         seed=settings["seed"],
         **arguments,
-    )
-
-
-def make_optimizer(name, rate):
-    """Return the Keras optimizer of a name, with a learning rate."""
-    config = {"class_name": name, "config": {"learning_rate": rate}}
-    return sda.checks.look_up(
-        keras.optimizers.get, config, "optimizer", "the name of a Keras optimizer"
     )
 
 

@@ -8,16 +8,11 @@ from sklearn.utils import check_random_state
 
 from sda import checkpoint, corruption
 from sda.checks import check_count, check_flag, check_number, look_up
+from sda.corruption import NOISES
 from sda.pretraining import Denoising, GreedyPretrainer
 from sda.stack import StackedDenoisingAutoencoder, on_arrays, per_layer
 from sda.training.rows import pieces
 
-NOISES = {
-    "masking": corruption.MaskingNoise,
-    "salt_and_pepper": corruption.SaltAndPepperNoise,
-    "gaussian": corruption.GaussianNoise,
-    "swap": corruption.SwapNoise,
-}
 # Integers, and uint8 among them, are numbers here as everywhere in scikit-learn, and no pixels.
 NUMBERS = (np.float32, np.float64)
 

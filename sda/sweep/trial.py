@@ -7,20 +7,15 @@ import re
 import keras
 import numpy as np
 
-from sda import checkpoint, corruption
+from sda import checkpoint
 from sda.callbacks import GeometricPatience
 from sda.checks import check_count, look_up
+from sda.corruption import NOISES
 from sda.pretraining import GreedyPretrainer
 from sda.seeding import spawn
 from sda.stack import StackedDenoisingAutoencoder, per_layer
 from sda.training.fit import fit
 
-NOISES = {
-    "masking": corruption.MaskingNoise,
-    "salt_and_pepper": corruption.SaltAndPepperNoise,
-    "gaussian": corruption.GaussianNoise,
-    "swap": corruption.SwapNoise,
-}
 # Settings that may differ from layer to layer.
 PER_LAYER = (
     "units",
