@@ -8,7 +8,7 @@ import keras
 
 import sda
 from experiments import recipes
-from experiments.record import write_json
+from experiments.record import matmul_precision, write_json
 from sda.seeding import spawn
 
 NOISES = {
@@ -59,6 +59,7 @@ def network(data, classes, seed, protocol, noise=None, level=0.0, emphasis=(1.0,
     settings = {
         **{"seed": seed, "protocol": protocol, "noise": noise, "level": level},
         **{"emphasis": emphasis, "backend": keras.backend.backend()},
+        **matmul_precision(),
         **identity,
     }
     folder = recipes.CACHE / recipes.cache_key(settings)

@@ -7,13 +7,15 @@ import pathlib
 import statistics
 import time
 
+import keras
+
 from experiments.record import circumstances
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 
 
 class Parser(argparse.ArgumentParser):
-    """Reads what every experiment takes: --seed, --quick and --out.
+    """Reads what every experiment takes: --seed, --quick, --out and --matmul-precision.
 
     Args:
         name: Name of the experiment's module.
@@ -31,11 +33,26 @@ class Parser(argparse.ArgumentParser):
             help=f"folder for what comes out; default: experiments/results/{name}, "
             f"with --quick runs/quick/{name}",
         )
+        self.add_argument(
+            "--matmul-precision",
+            choices=("highest", "high", "medium"),
+            default="highest",
+            help="PyTorch only: of float32 products; medium lets the processor multiply in bfloat16",
+        )
 
     def parse_args(self, args=None, namespace=None):
         arguments = super().parse_args(args, namespace)
         if arguments.out is None:
             arguments.out = (pathlib.Path("runs/quick") if arguments.quick else RESULTS) / self.name
+        if arguments.matmul_precision != "highest":
+            if keras.backend.backend() != "torch":
+                self.error(
+                    "--matmul-precision needs the backend torch. "
+                    f"Received: {keras.backend.backend()}"
+                )
+            import torch
+
+            torch.set_float32_matmul_precision(arguments.matmul_precision)
         return arguments
 
 
@@ -110,6 +127,7 @@ def machines(parts):
     places = {
         f"{', '.join(f'{k} {v}' for k, v in part['versions'].items())}; "
         f"{part['machine']['processor']}, {part['machine']['cores']} cores"
+        + (f", products at {precision}" if (precision := part.get("matmul_precision")) else "")
         for part in parts
     }
     return f"Seeds {', '.join(map(str, seeds))}. {'. '.join(sorted(places))}."

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 import sda
-from experiments.record import timed, write_json
+from experiments.record import matmul_precision, timed, write_json
 
 # Where pretrained stacks are kept: large, and made again where they are missing.
 CACHE = pathlib.Path("runs/stacks")
@@ -83,6 +83,7 @@ def pretrained(recipe, x, seed, validation_data=None, verbose=2):
         **dataclasses.asdict(recipe),
         "seed": seed,
         "backend": keras.backend.backend(),
+        **matmul_precision(),
         "rows": [
             _fingerprint(x),
             None if validation_data is None else _fingerprint(validation_data),

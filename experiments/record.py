@@ -3,9 +3,9 @@
 import contextlib
 import time
 
-from sda.runs import circumstances, write_json
+from sda.runs import circumstances, matmul_precision, write_json
 
-__all__ = ["circumstances", "timed", "write_json"]
+__all__ = ["circumstances", "matmul_precision", "timed", "write_json"]
 
 
 @contextlib.contextmanager

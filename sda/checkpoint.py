@@ -17,6 +17,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from sda import processes
 from sda.checks import check_number
 from sda.safe_files import read_npz
 from sda.training.rows import pieces
@@ -65,20 +66,48 @@ class Checkpoints:
         self._saved_at = time.monotonic()
 
     def __enter__(self):
-        self.path.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
-            lock = stack.enter_context(open(self.path / "lock", "ab"))
-            if not take(lock):
-                raise ValueError(
-                    "Expected `checkpoint_dir` to belong to one run at a time. Received: "
-                    f"checkpoint_dir={str(self.path)!r}, which another run is using"
-                )
-            # What a run that was killed had begun to write.
-            for leftover in self.path.glob(f"*{SUFFIX}.tmp"):
-                leftover.unlink()
-            self._load()
+            # Of several processes the first one has the folder; the others need not see it.
+            content = processes.from_first(lambda: self._take(stack))
+            if content:
+                saved = _unpacked(content)
+                self._check(saved)
+                self.context, self.progress = saved["context"], saved["progress"]
             self._open = stack.pop_all()
         return self
+
+    def _take(self, stack):
+        """Take the folder; return the content of the newest whole checkpoint, or nothing."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = open(self.path / "lock", "ab")  # noqa: SIM115 - the stack closes it
+        stack.enter_context(lock)
+        if not take(lock):
+            raise ValueError(
+                "Expected `checkpoint_dir` to belong to one run at a time. Received: "
+                f"checkpoint_dir={str(self.path)!r}, which another run is using"
+            )
+        # What a run that was killed had begun to write.
+        for leftover in self.path.glob(f"*{SUFFIX}.tmp"):
+            leftover.unlink()
+        files = self._files()
+        for path in reversed(files):
+            try:
+                content = _verified(path.read_bytes())
+            except Damaged as damage:
+                warnings.warn(
+                    f"The checkpoint {str(path)!r} is damaged ({damage}); using the one before it.",
+                    stacklevel=5,
+                )
+                continue
+            self._whole.append(path)
+            self._number = int(files[-1].name.removesuffix(SUFFIX))
+            return content
+        if files:
+            raise ValueError(
+                "Expected a whole checkpoint in `checkpoint_dir`. Received: checkpoint_dir="
+                f"{str(self.path)!r}, with {len(files)} that are damaged; delete them to start anew"
+            )
+        return b""
 
     def __exit__(self, *error):
         self._open.close()
@@ -90,9 +119,14 @@ class Checkpoints:
     def save(self, progress):
         """Write a checkpoint of `context` and `progress`, nested plain values and arrays.
 
+        Of several processes the first one does.
+
         Raises:
             OSError: If the file cannot be written, as on a full disk.
         """
+        self._saved_at = time.monotonic()
+        if processes.rank() > 0:
+            return
         saved = {
             "settings": self.settings,
             "versions": self.versions,
@@ -117,28 +151,6 @@ class Checkpoints:
 
     def _files(self):
         return sorted(self.path.glob(f"*{SUFFIX}"))
-
-    def _load(self):
-        files = self._files()
-        for path in reversed(files):
-            try:
-                saved = read(path)
-            except Damaged as damage:
-                warnings.warn(
-                    f"The checkpoint {str(path)!r} is damaged ({damage}); using the one before it.",
-                    stacklevel=4,
-                )
-                continue
-            self._check(saved)
-            self.context, self.progress = saved["context"], saved["progress"]
-            self._whole.append(path)
-            self._number = int(files[-1].name.removesuffix(SUFFIX))
-            return
-        if files:
-            raise ValueError(
-                "Expected a whole checkpoint in `checkpoint_dir`. Received: checkpoint_dir="
-                f"{str(self.path)!r}, with {len(files)} that are damaged; delete them to start anew"
-            )
 
     def _check(self, saved):
         """Raise `ValueError` if the checkpoint is that of another run, and name what differs."""

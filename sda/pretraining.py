@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from sda import checkpoint, losses
+from sda import checkpoint, losses, processes
 from sda import codes as code_places
 from sda.autoencoder import UNIT_INTERVAL, DenoisingAutoencoder
 from sda.checks import check_count, look_up
@@ -18,7 +18,8 @@ from sda.prefixes import PrefixStore, ground, layer_settings, training_settings
 from sda.seeding import check_seed, check_shuffle, fresh_seed, spawn
 from sda.stack import StackedDenoisingAutoencoder, on_arrays, per_layer
 from sda.training.chain import denoising_chain
-from sda.training.fit import Evaluator, Trainer, check_callbacks, host, new_scratch
+from sda.training.feed import host
+from sda.training.fit import Evaluator, Trainer, check_callbacks, new_scratch
 from sda.training.rows import as_rows, check_finite, in_any_order, pieces
 
 # What a History holds, but for its model.
@@ -181,6 +182,19 @@ class GreedyPretrainer:
             ]
             for made in callbacks:
                 check_callbacks(made)
+            processes.check_together(
+                rows,
+                self.batch_size,
+                getattr(stack, "distribute_strategy", None),
+                epochs=self.epochs,
+                shuffle=shuffle,
+                seed=self.seed,
+            )
+            if self.prefixes is not None and processes.count() > 1:
+                raise ValueError(
+                    "Expected `prefixes` to be None where several processes train together: each "
+                    f"has its own time to look. Received: prefixes={self.prefixes!r}"
+                )
             trainings = self._trainings(shuffle, callbacks)
             if shuffle:
                 rows = in_any_order(rows, scratch, shuffle)
@@ -314,7 +328,7 @@ class GreedyPretrainer:
             score = DenoisingScore(autoencoder, self.loss[k], spawn(seed, 0))
             score.compile(optimizer="sgd")
             evaluate = Evaluator(score, (validation,), max(self.batch_size[k], 500))
-        if verbose:
+        if verbose and processes.rank() == 0:
             callbacks = [*callbacks, _Progress(k, autoencoder, clock)]
         return trainer.fit(
             self.epochs[k], 0, verbose, callbacks, evaluate, shuffle, spawn(seed, 1), checkpoints

@@ -11,11 +11,12 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from sda import checkpoint
+from sda import checkpoint, processes
 from sda.checks import check_count
 from sda.forks import check_process
 from sda.seeding import check_seed, check_shuffle, epoch_order, fresh_seed
-from sda.training.ahead import ahead
+from sda.training import feed
+from sda.training.feed import host, leaves, map_leaves
 from sda.training.rows import (
     as_rows,
     batch,
@@ -24,13 +25,9 @@ from sda.training.rows import (
     is_iterated,
     pieces,
     read_once,
-    size_of,
 )
 from sda.training.scratch import Scratch
 
-# Larger data stay where they are and travel in pieces, of which some four exist at a time.
-RESIDENT_BYTES = 2**30
-PIECES = 16
 # A dispatch should take long enough to hide its own cost, and short enough for a live progress bar:
 # a quarter of a second to half a second on two cores.
 DISPATCH_FLOPS = 6e10
@@ -175,8 +172,16 @@ def fit(
             x, y, sample_weight = (*read_once(x, "x", scratch), None, None)[:3]
         data = _checked_data(model, (x, y, sample_weight), ("x", "y", "sample_weight"))
         validation = _checked_validation(model, validation_data, scratch)
+        processes.check_together(
+            leaves(data)[0],
+            [batch_size],
+            getattr(model, "distribute_strategy", None),
+            epochs=epochs,
+            shuffle=shuffle,
+            seed=seed,
+        )
         if shuffle:
-            data = _map(lambda rows: in_any_order(rows, scratch, shuffle), data)
+            data = map_leaves(lambda rows: in_any_order(rows, scratch, shuffle), data)
 
         def train(checkpoints=None, seed=seed):
             trainer = Trainer(model, data, batch_size, steps_per_execution)
@@ -212,7 +217,7 @@ def fit(
 
 def new_scratch():
     """Return the `Scratch` of one training."""
-    return Scratch(RESIDENT_BYTES // PIECES)
+    return Scratch(feed.RESIDENT_BYTES // feed.PIECES)
 
 
 class Trainer:
@@ -227,10 +232,10 @@ class Trainer:
 
     def __init__(self, model, data, batch_size, steps_per_execution=None):
         self.model = model
-        self.rows = len(_leaves(data)[0])
+        self.rows = len(leaves(data)[0])
         self.batch_size = min(batch_size, self.rows)
         self.driver = driver_for(model, data)
-        self.feed = Feed(self.driver, data)
+        self.feed = feed_for(self.driver, data)
         self.steps = math.ceil(self.rows / self.batch_size)
         if steps_per_execution is None and model.steps_per_execution > 1:
             steps_per_execution = model.steps_per_execution
@@ -259,6 +264,8 @@ class Trainer:
         if shuffle and seed is None:
             seed = fresh_seed()
         verbose = 1 if verbose == "auto" else verbose
+        if processes.rank() > 0:
+            verbose = 0
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = keras.callbacks.CallbackList(
                 callbacks,
@@ -414,12 +421,13 @@ def _ctrl_c(checkpoints):
     """Yield a list that is no longer empty once Ctrl-C was pressed; a second one is immediate.
 
     Only where there are checkpoints and in the main thread, where Python handles signals, and not
-    where the process was told to ignore it.
+    where the process was told to ignore it, or trains with others, who were not told.
     """
     pressed = []
     before = signal.getsignal(signal.SIGINT)
     in_main_thread = threading.current_thread() is threading.main_thread()
-    if checkpoints is None or not in_main_thread or before in (signal.SIG_IGN, None):
+    alone = processes.count() == 1
+    if checkpoints is None or not (alone and in_main_thread) or before in (signal.SIG_IGN, None):
         yield pressed
         return
 
@@ -462,8 +470,8 @@ class Evaluator:
     def __init__(self, model, data, batch_size, driver=None):
         self.model = model
         self.driver = driver or driver_for(model, data)
-        self.feed = Feed(self.driver, data)
-        rows = len(_leaves(data)[0])
+        self.feed = feed_for(self.driver, data)
+        rows = len(leaves(data)[0])
         batch_size = min(batch_size, rows)
         whole = rows // batch_size
         order = np.arange(rows, dtype="int32")
@@ -485,86 +493,6 @@ class Evaluator:
         return _logs(self.model)
 
 
-class Feed:
-    """Brings the rows of a dispatch to the driver: all data once, or piece by piece if large.
-
-    Args:
-        driver: The backend's driver.
-        data: Nested structure of row sources.
-    """
-
-    def __init__(self, driver, data):
-        self.driver = driver
-        self.data = data
-        size = sum(size_of(a) for a in _leaves(data))
-        self.resident = None
-        if all(getattr(a, "resident", True) for a in _leaves(data)) and size <= RESIDENT_BYTES:
-            self.resident = _map(lambda a: driver.put(host(a[:])), data)
-        else:
-            row = size // len(_leaves(data)[0]) + 1
-            self.rows_a_piece = max(1, RESIDENT_BYTES // PIECES // row)
-
-    @contextlib.contextmanager
-    def reading(self, dispatches, steps):
-        """Give a function that lets the driver run on the rows of one dispatch after the other.
-
-        Args:
-            dispatches: Index matrices, of at most `steps` rows each.
-            steps: Integer, the steps a dispatch.
-        """
-        if self.resident is not None:
-            yield lambda function, batches: function(
-                self.resident, _padded(batches, steps), len(batches)
-            )
-            return
-        parts = (part for batches in dispatches for part in self._parts(batches, steps))
-        with contextlib.closing(ahead(self._read, parts)) as pieces:
-
-            def run(function, batches):
-                for part, _ in self._parts(batches, steps):
-                    data = _map(self.driver.put, next(pieces))
-                    local = np.arange(len(_leaves(data)[0]), dtype="int32")
-                    function(data, local.reshape(-1, part.shape[1]), len(part))
-
-            yield run
-
-    def _parts(self, batches, steps):
-        """Yield the pieces of an index matrix, each with the steps that it is read for."""
-        most = max(1, self.rows_a_piece // batches.shape[1])
-        # Pieces of nearly one length.
-        steps = math.ceil(steps / math.ceil(steps / most))
-        for start in range(0, len(batches), steps):
-            yield batches[start : start + steps], steps
-
-    def _read(self, part):
-        """Return the rows of a piece, as arrays on the host; a thread calls it."""
-        batches, steps = part
-        rows = batches.reshape(-1)
-        # Pieces have one shape, or that of one step, so that a backend compiles once.
-        missing = 0 if len(batches) == 1 else (steps - len(batches)) * batches.shape[1]
-        rows = np.concatenate([rows, np.repeat(rows[-1:], missing)])
-        # Rows that follow each other are read as such.
-        if np.all(np.diff(rows) == 1):
-            rows = slice(int(rows[0]), int(rows[-1]) + 1)
-        return _map(lambda a: host(a[rows]), self.data)
-
-
-def host(array):
-    """Return rows that were read in the precision that travels: floats in Keras's floatx."""
-    array = np.asarray(array)
-    if array.dtype.kind != "f":
-        return array
-    # A view is part of the source, which somebody may write to.
-    return array.astype(keras.config.floatx(), copy=not array.flags.owndata)
-
-
-def _padded(batches, steps):
-    """Repeat the last row of indices up to `steps` rows, that the driver will not run."""
-    if len(batches) == steps or len(batches) == 1:
-        return batches
-    return np.concatenate([batches, np.repeat(batches[-1:], steps - len(batches), axis=0)])
-
-
 def driver_for(model, data):
     """Return the backend's driver, with everything built that a step would build.
 
@@ -575,7 +503,7 @@ def driver_for(model, data):
     kept = getattr(model, "_sda_driver", None)
     if kept is not None and _identical(kept.made_for, made_for):
         return kept.driver
-    first = batch(_map(lambda a: ops.convert_to_tensor(host(a[:1])), data))
+    first = batch(map_leaves(lambda a: ops.convert_to_tensor(host(a[:1])), data))
     x, y, weight = (*first, None, None)[:3]
     try:
         y_pred = model(x, training=False)
@@ -588,16 +516,29 @@ def driver_for(model, data):
             f"Received: {type(error).__name__}: {error}"
         ) from error
     model.optimizer.build(model.trainable_variables)
-    module = importlib.import_module(f"sda.training.{keras.backend.backend()}")
     # What was just built is part of it.
-    model._sda_driver = _Kept(module.Driver(model), _made_for(model, data))
-    return model._sda_driver.driver
+    driver = _backend().Driver(model)
+    model._sda_driver = _Kept(driver, _made_for(model, data))
+    return driver
+
+
+def feed_for(driver, data):
+    """Return what brings `data` to the driver."""
+    return getattr(_backend(), "Feed", feed.Feed)(driver, data)
+
+
+def _backend():
+    """Return the module with the driver: the backend's, or that of a mesh of devices."""
+    name = keras.backend.backend()
+    if name == "jax" and keras.distribution.distribution() is not None:
+        name = "mesh"
+    return importlib.import_module(f"sda.training.{name}")
 
 
 def _made_for(model, data):
     """Return what a driver is made for: objects, and words for what is no object."""
     words = [str(model.run_eagerly), str(model.jit_compile), keras.config.floatx()]
-    words += [f"{host(a[:1]).dtype} {a.shape[1:]}" for a in _leaves(data)]
+    words += [f"{host(a[:1]).dtype} {a.shape[1:]}" for a in leaves(data)]
     return [*words, model.optimizer, *model.metrics, *model.trainable_variables]
 
 
@@ -619,14 +560,6 @@ def _identical(some, others):
 
 def _logs(model):
     return {name: float(value) for name, value in model.get_metrics_result().items()}
-
-
-def _leaves(data):
-    return [leaf for leaf in tree.flatten(data) if leaf is not None]
-
-
-def _map(function, data):
-    return tree.map_structure(lambda a: None if a is None else function(a), data)
 
 
 def check_callbacks(callbacks):
@@ -656,7 +589,7 @@ def _checked_validation(model, data, scratch):
 
 def _checked_data(model, data, names):
     for part, name in zip(data, names, strict=True):
-        if part is not None and not _leaves(part):
+        if part is not None and not leaves(part):
             raise ValueError(f"Expected `{name}` to hold arrays. Received: {name}={part!r}")
     if data[0] is None:
         raise ValueError(f"Expected `{names[0]}` to hold arrays. Received: {names[0]}=None")
@@ -665,10 +598,10 @@ def _checked_data(model, data, names):
         for part, name in zip(data, names, strict=True)
     )
     for part, name in zip(rows, names, strict=True):
-        for leaf in _leaves(part):
-            if len(leaf) != len(_leaves(rows)[0]):
+        for leaf in leaves(part):
+            if len(leaf) != len(leaves(rows)[0]):
                 raise ValueError(
-                    f"Expected `{name}` to have {len(_leaves(rows)[0])} examples, as "
+                    f"Expected `{name}` to have {len(leaves(rows)[0])} examples, as "
                     f"`{names[0]}` has. Received: {len(leaf)} examples"
                 )
     x, y, weight = rows
@@ -677,7 +610,7 @@ def _checked_data(model, data, names):
         names[1]: lambda: getattr(model.loss, "missing_values", False),
     }
     for part, name in zip(rows, names, strict=True):
-        for leaf in _leaves(part):
+        for leaf in leaves(part):
             try:
                 check_finite(leaf, name)
             except ValueError:
@@ -705,13 +638,13 @@ def _checked_data(model, data, names):
 
 def _takes_missing(model, x):
     """Return whether a model has an answer where all of its input is missing (NaN)."""
-    nothing = _map(lambda a: np.full_like(host(a[:1]), np.nan, keras.config.floatx()), x)
+    nothing = map_leaves(lambda a: np.full_like(host(a[:1]), np.nan, keras.config.floatx()), x)
     try:
-        y = model(_map(ops.convert_to_tensor, nothing), training=False)
+        y = model(map_leaves(ops.convert_to_tensor, nothing), training=False)
     # Whatever it is that does not fit, missing values are one thing more.
     except Exception:
         return False
-    return all(np.isfinite(ops.convert_to_numpy(leaf)).all() for leaf in _leaves(y))
+    return all(np.isfinite(ops.convert_to_numpy(leaf)).all() for leaf in leaves(y))
 
 
 def _matches(shape, expected):

@@ -13,8 +13,11 @@ class Driver:
 
     def __init__(self, model):
         self.model = model
-        self._train = jax.jit(self._train_steps)
-        self._test = jax.jit(self._test_steps)
+        self._train = self._compiled(self._train_steps)
+        self._test = self._compiled(self._test_steps)
+
+    def _compiled(self, function):
+        return jax.jit(function)
 
     def put(self, array):
         """Return `array` on the device."""
@@ -59,11 +62,15 @@ class Driver:
 
     def _body(self, step, data, batches):
         def body(i, state):
-            rows = batches[i]
-            _, state = step(state, batch(jax.tree.map(lambda a: a[rows], data)))
+            _, state = step(state, batch(self._rows(data, batches, i)))
             return tuple(list(group) for group in state)
 
         return body
+
+    def _rows(self, data, batches, i):
+        """Return the rows of step `i`."""
+        rows = batches[i]
+        return jax.tree.map(lambda a: a[rows], data)
 
 
 class Population:
