@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from sda import replicas
 from sda.checks import check_count, check_number, look_up
 from sda.seeding import check_seed, spawn
 
@@ -45,7 +46,7 @@ class Corruption(keras.layers.Layer):
         self.seed = check_seed(seed)
         # PyTorch takes no seeds from 2³¹ up: those are hashed.
         fits = self.seed is None or self.seed < 2**31
-        self.seed_generator = keras.random.SeedGenerator(self.seed if fits else spawn(self.seed))
+        self.seed_generator = replicas.SeedGenerator(self.seed if fits else spawn(self.seed))
         self.supports_masking = True
 
     def corrupt(self, x):

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from sda import checkpoint, losses, processes
+from sda import checkpoint, losses, processes, replicas
 from sda import codes as code_places
 from sda.autoencoder import UNIT_INTERVAL, DenoisingAutoencoder
 from sda.checks import check_count, look_up
@@ -472,7 +472,7 @@ class Denoising(keras.Model):
         loss = self._reconstruction_loss(x, y_pred["z"], y_pred.get("selected"))
         self._log_penalties(x, y_pred)
         added = [*self.losses, *(y_pred[mean.name] for mean in self.penalty_means)]
-        return loss + sum(added) if added else loss
+        return replicas.share(loss + sum(added) if added else loss)
 
     def _log_penalties(self, x, y_pred):
         for mean in self.penalty_means:
@@ -522,7 +522,7 @@ class DenoisingScore(Denoising):
             self._reconstruction_loss(x, y_pred["clean"]), sample_weight=ops.shape(x)[0]
         )
         self._log_penalties(x, y_pred)
-        return self._reconstruction_loss(x, y_pred["z"], y_pred.get("selected"))
+        return replicas.share(self._reconstruction_loss(x, y_pred["z"], y_pred.get("selected")))
 
     def reset_metrics(self):
         super().reset_metrics()

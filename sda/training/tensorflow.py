@@ -33,9 +33,27 @@ class Driver:
         # tf.function takes no None among its arguments.
         leaves = [leaf for leaf in tree.flatten(data) if leaf is not None]
 
+        strategy = self.model.distribute_strategy
+        replicas = strategy.num_replicas_in_sync
+
+        def take(leaves, rows):
+            step(batch(_like(data, [tf.gather(leaf, rows) for leaf in leaves])))
+
+        def take_part(leaves, rows):
+            width = rows.shape[0]
+            # A batch that the replicas cannot divide is computed by all of them.
+            if width % replicas == 0:
+                part = width // replicas
+                replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+                rows = rows[replica * part : (replica + 1) * part]
+            take(leaves, rows)
+
         def loop(leaves, batches):
             for i in tf.range(tf.shape(batches)[0]):
-                step(batch(_like(data, [tf.gather(leaf, batches[i]) for leaf in leaves])))
+                if replicas > 1:
+                    strategy.run(take_part, args=(leaves, batches[i]))
+                else:
+                    take(leaves, batches[i])
 
         batches = tf.convert_to_tensor(batches[:steps])
         if self.model.run_eagerly:
@@ -87,7 +105,8 @@ def _one_pass_sgd(optimizer):
     Keras multiplies and subtracts: the same numbers, in two passes over the weights and one over a
     temporary as large. At the batch sizes of this field that is much of a step.
     """
-    if type(optimizer) is not keras.optimizers.SGD or optimizer.momentum:
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if type(optimizer) is not keras.optimizers.SGD or optimizer.momentum or replicas > 1:
         yield
         return
 
