@@ -31,7 +31,7 @@ import sda
 from experiments import parts
 from experiments.endurance import digest, mb, memory
 from experiments.record import write_json
-from sda.training import fit as training
+from sda.training import feed
 
 NAME = "larger_than_memory"
 FEATURES = 784
@@ -53,7 +53,7 @@ class Sizes:
     seconds_between_legs: int = 150
     compare: bool = True
     shuffles: tuple = ("blocks", True)
-    resident_bytes: int = training.RESIDENT_BYTES
+    resident_bytes: int = feed.RESIDENT_BYTES
 
 
 QUICK = Sizes(
@@ -135,7 +135,7 @@ def opened(source, path, rows, seed):
 
 def train(source, path, rows, units, batch_size, shuffle, resident_bytes, limit, seed):
     """Pretrain one epoch; return when it began and ended, and the digest of the weights."""
-    training.RESIDENT_BYTES = resident_bytes
+    feed.RESIDENT_BYTES = resident_bytes
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     x = opened(source, path, rows, seed)

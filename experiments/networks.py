@@ -23,17 +23,18 @@ class Protocol:
     """What all networks of an experiment have in common.
 
     Lengths are numbers of examples, so that a small training set is seen as often as a large one:
-    `pretraining_examples` for each layer, `finetuning_examples` at most for each rate. Fine-tuning
-    stops early; its first patience is a quarter of its length.
+    `pretraining_examples` for each layer, `finetuning_examples` for each rate. Fine-tuning has
+    momentum and a rate that falls to 0; the weights that are best on validation are kept.
     """
 
     units: tuple = (1000, 1000, 1000)
-    pretraining_examples: int = 500_000
+    pretraining_examples: int = 1_000_000
     pretraining_batch_size: int = 100
     pretraining_rate: float = 0.1
     finetuning_examples: int = 400_000
-    finetuning_batch_size: int = 20
-    finetuning_rates: tuple = (0.1, 0.3, 1.0)
+    finetuning_batch_size: int = 100
+    finetuning_momentum: float = 0.9
+    finetuning_rates: tuple = (0.2, 0.6)
 
 
 def network(data, classes, seed, protocol, noise=None, level=0.0, emphasis=(1.0, 1.0), **identity):
@@ -101,7 +102,12 @@ def _train(data, classes, seed, protocol, noise, level, emphasis):
         start = time.perf_counter()
         model = stack.classifier(classes, copy=True)
         recipe = recipes.Finetuning(
-            epochs, protocol.finetuning_batch_size, rate, patience=max(1, epochs // 4)
+            epochs,
+            protocol.finetuning_batch_size,
+            rate,
+            protocol.finetuning_momentum,
+            linear_decay=True,
+            patience=epochs,
         )
         history = recipes.finetune(model, recipe, train, valid, spawn(seed, 2), verbose=0)
         outcome = {

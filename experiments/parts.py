@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
             "--matmul-precision",
             choices=("highest", "high", "medium"),
             default="highest",
-            help="PyTorch only: of float32 products; medium lets the processor multiply in bfloat16",
+            help="PyTorch only, of float32 products: medium lets a processor multiply in bfloat16",
         )
 
     def parse_args(self, args=None, namespace=None):

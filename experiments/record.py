@@ -3,9 +3,27 @@
 import contextlib
 import time
 
-from sda.runs import circumstances, matmul_precision, write_json
+import keras
+
+from sda import runs
+from sda.runs import write_json
 
 __all__ = ["circumstances", "matmul_precision", "timed", "write_json"]
+
+
+def circumstances(seed):
+    """Return the seed, the versions and the machine as a dictionary for JSON."""
+    return {**runs.circumstances(seed), **matmul_precision()}
+
+
+def matmul_precision():
+    """Return {"matmul_precision": …}, if PyTorch was allowed less than float32 in its products."""
+    if keras.backend.backend() != "torch":
+        return {}
+    import torch
+
+    precision = torch.get_float32_matmul_precision()
+    return {} if precision == "highest" else {"matmul_precision": precision}
 
 
 @contextlib.contextmanager

@@ -324,7 +324,8 @@ def versions():
 
 def values(variables):
     """Return the values of Keras variables, as NumPy arrays of their own."""
-    return [np.array(ops.convert_to_numpy(v.value)) for v in variables]
+    # Through a tensor: on TensorFlow a variable of several replicas is no array.
+    return [np.array(ops.convert_to_numpy(ops.stop_gradient(v.value))) for v in variables]
 
 
 def assign(variables, saved, name):

@@ -134,6 +134,7 @@ class GreedyPretrainer:
             )
         self.prefixes = prefixes
 
+    @processes.together()
     def fit(self, x, validation_data=None, shuffle=True, verbose="auto"):
         """Pretrain all layers.
 
@@ -162,6 +163,7 @@ class GreedyPretrainer:
             OSError: If a checkpoint cannot be written. The one before is whole.
             sda.TrainingDiverged: If the loss or the weights of a layer become NaN or infinite. The
                 layers below keep what they learned, and this one its last good weights.
+            RuntimeError: If one of several processes that train together has ended.
         """
         check_process()
         stack = self.stack

@@ -3,7 +3,9 @@
 Only JAX has them (`keras.distribution.initialize`); on other backends a process is the only one.
 """
 
+import contextlib
 import hashlib
+import re
 
 import keras
 import numpy as np
@@ -25,6 +27,27 @@ def rank():
     import jax
 
     return jax.process_index()
+
+
+@contextlib.contextmanager
+def together():
+    """Say so where what failed is the connection to another process; a decorator of a training.
+
+    Raises:
+        RuntimeError: If another process has ended, or cannot be reached.
+    """
+    try:
+        yield
+    except Exception as error:
+        # What XLA raises begins with the name of its status, whatever the class of it.
+        if count() == 1 or not re.match("[A-Z_]+: ", str(error)):
+            raise
+        raise RuntimeError(
+            f"Expected all {count()} processes to train together. Received: one of them has ended "
+            "or cannot be reached. Start all of them again by the same command, as many as there "
+            "are now; with a `checkpoint_dir` they go on from the last checkpoint. Process "
+            f"{rank()} was told: {error}"
+        ) from error
 
 
 def from_first(make):

@@ -2,7 +2,7 @@
 
 import keras
 
-# Half of the golden ratio's bits: seeds of replicas are far apart, and replica 0 has the seed itself.
+# 2³² over the golden ratio: the seeds of replicas are far apart, and the first has the seed itself.
 FAR = 0x9E3779B9
 
 

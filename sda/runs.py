@@ -322,20 +322,9 @@ def circumstances(seed):
     return {
         "seed": seed,
         "backend": keras.backend.backend(),
-        **matmul_precision(),
         "versions": versions,
         "machine": machine,
     }
-
-
-def matmul_precision():
-    """Return {"matmul_precision": …}, if PyTorch was allowed less than float32 in its products."""
-    if keras.backend.backend() != "torch":
-        return {}
-    import torch
-
-    precision = torch.get_float32_matmul_precision()
-    return {} if precision == "highest" else {"matmul_precision": precision}
 
 
 def write_json(path, content):

@@ -20,11 +20,13 @@ BACKENDS = {"tensorflow", "jax", "torch"}
 DRIVERS = {f"training.{backend}" for backend in BACKENDS}
 
 # The ground, which every module may know.
-GROUND = {"checks", "forks", "safe_files", "seeding"}
+GROUND = {"checks", "forks", "processes", "replicas", "safe_files", "seeding"}
 # What each of the lower modules may know besides. Above them, anything but a cycle is allowed.
 MAY_KNOW = {
     "checks": set(),
     "forks": set(),
+    "processes": set(),
+    "replicas": set(),
     "safe_files": set(),
     "seeding": set(),
     "loading": set(),
@@ -53,8 +55,16 @@ MAY_KNOW = {
     "training.rows": {"training.ahead", "training.mapped", "training.scratch"},
     "training.scratch": set(),
     "training.chain": {"corruption", "losses"},
-    "training.fit": {"checkpoint", "training.ahead", "training.rows", "training.scratch"},
+    "training.feed": {"training.ahead", "training.rows"},
+    "training.fit": {
+        "checkpoint",
+        "training",
+        "training.feed",
+        "training.rows",
+        "training.scratch",
+    },
     **{driver: {"training.rows"} for driver in DRIVERS},
+    "training.mesh": {"training", "training.feed", "training.jax"},
     "training.torch": {"corruption", "losses", "training.chain", "training.rows"},
 }
 # What only the names listed may know: the higher floors of the house.
@@ -159,7 +169,8 @@ def test_only_the_drivers_import_a_backend():
         for name, path in MODULES.items()
         if BACKENDS & {module.split(".")[0] for module in imported(path)}
     }
-    assert importers == DRIVERS
+    # Which processes and replicas there are, their backend alone knows.
+    assert importers == DRIVERS | {"training.mesh", "processes", "replicas"}
 
 
 def test_there_is_no_module_for_odds_and_ends():

@@ -4,7 +4,7 @@ import pytest
 from keras import layers
 
 import sda
-from sda.training import fit as training
+from sda.training import feed
 
 
 @pytest.fixture
@@ -259,7 +259,7 @@ def test_data_streamed_in_pieces_give_the_same_weights(x, y, tmp_path, monkeypat
         h5py = pytest.importorskip("h5py")
         file = h5py.File(tmp_path / "x.h5", "w")
         x = file.create_dataset("x", data=x, chunks=(8, 6), compression="gzip")
-    monkeypatch.setattr(training, "RESIDENT_BYTES", 1000)
+    monkeypatch.setattr(feed, "RESIDENT_BYTES", 1000)
     sda.fit(streamed, x, y, 10, 2, verbose=0, seed=1)
     assert_same(weights(resident), weights(streamed))
 

@@ -14,6 +14,7 @@ import pytest
 
 import sda
 from sda import checkpoint, codes, seeding
+from sda.training import feed
 from sda.training import fit as training
 
 WIDTH = 12
@@ -34,10 +35,10 @@ def pieces(monkeypatch, tmp_path):
 
         return ahead(noted, items)
 
-    ahead = training.ahead
-    monkeypatch.setattr(training, "ahead", counted)
-    monkeypatch.setattr(training, "RESIDENT_BYTES", 2800)
-    monkeypatch.setattr(training, "PIECES", 2)
+    ahead = feed.ahead
+    monkeypatch.setattr(feed, "ahead", counted)
+    monkeypatch.setattr(feed, "RESIDENT_BYTES", 2800)
+    monkeypatch.setattr(feed, "PIECES", 2)
     monkeypatch.setattr(seeding, "BLOCK", 4)
     monkeypatch.setattr(seeding, "WINDOW", 3)
     (tmp_path / "scratch").mkdir()
@@ -207,7 +208,7 @@ def resident(monkeypatch, tmp_path):
         key = (train, str(settings))
         if key not in RESIDENT:
             with monkeypatch.context() as patch:
-                patch.setattr(training, "RESIDENT_BYTES", 2**30)
+                patch.setattr(feed, "RESIDENT_BYTES", 2**30)
                 RESIDENT[key] = train(arrays, tmp_path / f"in_ram_{len(RESIDENT)}", **settings)
         return RESIDENT[key]
 
@@ -294,7 +295,7 @@ def test_so_do_codes_on_disk_above_the_input_on_disk(resident, tmp_path):
 
 
 def test_few_rows_are_read_once(pieces, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "RESIDENT_BYTES", 2**30)
+    monkeypatch.setattr(feed, "RESIDENT_BYTES", 2**30)
     finetune(h5, tmp_path)
     assert not pieces
 
@@ -311,8 +312,8 @@ def test_steps_a_dispatch_do_not_matter(resident, tmp_path):
 
 
 def test_memory_is_that_of_some_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "RESIDENT_BYTES", 2**21)
-    monkeypatch.setattr(training, "PIECES", 4)
+    monkeypatch.setattr(feed, "RESIDENT_BYTES", 2**21)
+    monkeypatch.setattr(feed, "PIECES", 4)
     rows = np.random.default_rng(1).random((100_000, 80), "float32")  # 32 MB
     rows.tofile(tmp_path / "rows")
     shape = rows.shape

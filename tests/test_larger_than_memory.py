@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sda import seeding
-from sda.training import fit as training
+from sda.training import feed
 
 pytest.importorskip("resource")
 
@@ -47,7 +47,7 @@ def alone(monkeypatch):
     monkeypatch.setattr(larger.resource, "setrlimit", lambda _, limit: limits.append(limit))
     monkeypatch.setattr(larger.time, "sleep", lambda _: None)
     monkeypatch.setattr(seeding, "BLOCK", 32)
-    monkeypatch.setattr(training, "RESIDENT_BYTES", training.RESIDENT_BYTES)  # is put back
+    monkeypatch.setattr(feed, "RESIDENT_BYTES", feed.RESIDENT_BYTES)  # is put back
 
     def started(folder, **settings):
         out = folder / f"{settings['source']}.json"

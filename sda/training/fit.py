@@ -68,6 +68,7 @@ class TrainingDiverged(RuntimeError):
         self.history = history
 
 
+@processes.together()
 def fit(
     model,
     x,
@@ -137,6 +138,7 @@ def fit(
             `checkpoint_dir` is in use or is that of another run. Nothing is changed then.
         OSError: If a checkpoint cannot be written. The one before is whole.
         sda.TrainingDiverged: If the loss or the weights become NaN or infinite.
+        RuntimeError: If one of several processes that train together has ended.
 
     Example:
 

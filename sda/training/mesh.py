@@ -27,19 +27,6 @@ class Driver(single.Driver):
     def _compiled(self, function):
         return jax.jit(function, out_shardings=NamedSharding(self.mesh, PartitionSpec()))
 
-    def _run(self, function, variables, data, batches, steps):
-        try:
-            super()._run(function, variables, data, batches, steps)
-        except jax.errors.JaxRuntimeError as error:
-            if processes.count() == 1:
-                raise
-            raise RuntimeError(
-                f"Expected all {processes.count()} processes to train together. Received: one of "
-                "them has ended, or cannot be reached. Start all of them again by the same "
-                "command, with as many processes as there are; with a `checkpoint_dir` they go on "
-                f"from its last checkpoint. Process {processes.rank()} was told: {error}"
-            ) from error
-
     def _rows(self, data, batches, i):
         return jax.tree.map(lambda a: a[i], data)
 

@@ -40,13 +40,16 @@ class Driver:
             step(batch(_like(data, [tf.gather(leaf, rows) for leaf in leaves])))
 
         def take_part(leaves, rows):
-            width = rows.shape[0]
-            # A batch that the replicas cannot divide is computed by all of them.
-            if width % replicas == 0:
-                part = width // replicas
-                replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-                rows = rows[replica * part : (replica + 1) * part]
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            part, rest = divmod(rows.shape[0], replicas)
+            if not rest:
+                return take(leaves, rows[replica * part : (replica + 1) * part])
+            # A batch that the replicas cannot divide is computed by all of them, and counts once.
+            metrics = self.model.metrics_variables
+            before = [tf.identity(v.value) for v in metrics]
             take(leaves, rows)
+            for variable, value in zip(metrics, before, strict=True):
+                variable.assign(tf.where(replica == 0, variable.value, value))
 
         def loop(leaves, batches):
             for i in tf.range(tf.shape(batches)[0]):
