@@ -46,7 +46,12 @@ class Search:
 
 
 QUICK = Search(
-    Protocol((8, 6), 200, 20, 0.1, 200, 20, 0.9, (1.0,)), (0.25,), (10.0,), (1.0,), (1.0,), (80, 40, 60)
+    Protocol((8, 6), 200, 20, 0.1, 200, 20, 0.9, (1.0,)),
+    (0.25,),
+    (10.0,),
+    (1.0,),
+    (1.0,),
+    (80, 40, 60),
 )
 
 # Errors in percent; the network has one hidden layer. The networks' column and the last row are
