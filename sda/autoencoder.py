@@ -365,7 +365,12 @@ def _tied_pass(activation, slope):
         def gradient(*args, upstream=None):
             delta = args[0] if upstream is None else upstream
             delta_y = ops.matmul(delta, kernel) * slope(y)
-            if _joining_pays(x.shape[0], *kernel.shape):
+            if keras.distribution.distribution() is not None:
+                # Of rows that devices share: joined along an axis of their own they stay where they
+                # are, and the devices add up one product, not two.
+                left, right = ops.stack([x, delta]), ops.stack([delta_y, y])
+                d_kernel = ops.einsum("kbi,kbj->ij", left, right)
+            elif _joining_pays(x.shape[0], *kernel.shape):
                 left, right = ops.concatenate([x, delta]), ops.concatenate([delta_y, y])
                 d_kernel = ops.matmul(ops.transpose(left), right)
             else:

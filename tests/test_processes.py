@@ -56,6 +56,14 @@ def test_two_processes_learn_what_one_learns(folders, alone):
             np.testing.assert_allclose(found[name], alone[name], rtol=1e-5, atol=1e-6)
 
 
+def test_a_step_sends_one_sum_of_the_gradients_and_no_more(folders):
+    ((what, kind),) = json.loads((folders[0] / "collectives.json").read_text())
+    assert kind == "all-reduce"
+    shapes = re.findall(r"f32\[([\d,]*)\]", what)
+    # Kernel, bias, visible bias and the loss.
+    assert sorted(shapes) == sorted(["12,8", "8", "12", ""])
+
+
 def test_the_first_process_alone_writes_files(folders):
     of_first, of_second = ({p.name for p in folder.iterdir()} for folder in folders)
     assert of_first - of_second == {"pretraining", "finetuning", "cut_off", "error.txt"}

@@ -7,6 +7,7 @@ there are, and the number of this one.
 import json
 import os
 import pathlib
+import re
 import signal
 import sys
 
@@ -14,6 +15,7 @@ import keras
 import numpy as np
 
 import sda
+from sda.training.fit import Trainer
 
 ROWS = 105  # the last batch, of 5, cannot be halved
 EPOCHS = 3
@@ -72,6 +74,20 @@ def train(checkpoint_dir, dies_in_layer=None):
     return found
 
 
+def collectives():
+    """Return what the devices send each other in the compiled program of a dA's steps."""
+    x, _ = data()
+    stack = sda.StackedDenoisingAutoencoder([8], seed=1)
+    stack.build((None, 12))
+    trainer = Trainer(sda.GreedyPretrainer(stack).layer_model(0), (x,), 10)
+    driver = trainer.driver
+    state = tuple([v.value for v in group] for group in driver._train_variables())
+    rows, _ = trainer.feed._sent(trainer.feed._read((np.arange(20).reshape(2, 10), 2)), 10)
+    program = driver._train.lower(state, rows, None, 2).compile().as_text()
+    names = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
+    return re.findall(rf"= (.*) ({names})(?:-start)?\(", program)
+
+
 def refused(function):
     """Return what is said by the error that `function()` raises."""
     try:
@@ -127,6 +143,7 @@ def main(folder, address=None, processes="1", rank="0"):
             keras.distribution.DataParallel(auto_shard_dataset=False)
         )
         (folder / "refusals.json").write_text(json.dumps(refusals(rank)))
+        (folder / "collectives.json").write_text(json.dumps(collectives()))
     together = keras.distribution.distribution()
     np.savez(folder / "found.npz", **train(folder))
     keras.distribution.set_distribution(together)
