@@ -34,6 +34,8 @@ INTERNAL = {
     "codes",
     "finetuning",
     "forks",
+    "processes",
+    "replicas",
     "runs",
     "safe_files",
     "seeding",

@@ -35,6 +35,7 @@ RATE, BATCH = 0.1, 100
 WORKERS = 8
 # Of the predictions.
 DEVICES = (2, 8, 64, 1024)
+PASSES = 15
 
 
 # In the processes
@@ -382,7 +383,40 @@ def _predicted():
         "`experiments/cost_model.py`), and up to how many each does half of what one alone does. "
         "Not measured.",
         parts.table([*header, "useful up to"], rows),
+        f"Time of {PASSES} passes over the rows with one dA, predicted: one GPU; GPUs that share "
+        "batches of 1,000, and of 100 examples a GPU; GPUs that take 100 steps of 100 examples by "
+        "themselves before they average. Reading the rows is not in it.",
+        parts.table(
+            ["examples", "GPUs", "batch 1,000", "batch 100 a GPU", "local steps"],
+            [
+                [f"{rows:,}", devices, *map(_duration, _passes(rows, devices))]
+                for rows in (10**6, 10**7, 10**8, 10**9)
+                for devices in (1, *DEVICES)
+            ],
+        ),
     ]
+
+
+def _passes(rows, devices):
+    """Return the seconds of `PASSES` in batches of 1,000, of 100 a device, and of local steps."""
+    network, rows = NETWORKS["dA"], PASSES * rows
+    shared = [
+        rows / batch * cost_model.step_seconds(network, batch, devices, H100)
+        if devices <= batch
+        else None
+        for batch in (1000, 100 * devices)
+    ]
+    local = cost_model.local_seconds(network, 100, devices, H100, every=100)
+    return [*shared, rows / (100 * devices) * local]
+
+
+def _duration(seconds):
+    if seconds is None:
+        return ""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.2g} s"
 
 
 def draw(path):

@@ -15,6 +15,7 @@ from experiments import (
     parts,
     precision,
     recipes,
+    record,
     samples,
     sda_tutorial,
     shared_prefixes,
@@ -92,6 +93,25 @@ def test_what_is_quick_does_not_mix_with_what_counts():
     assert parser.parse_args([]).out == parts.RESULTS / "name"
     assert parser.parse_args(["--quick"]).out.parts == ("runs", "quick", "name")
     assert parser.parse_args(["--quick", "--out", "here"]).out.name == "here"
+
+
+def test_products_may_be_less_exact_on_pytorch_and_the_record_says_so(capsys):
+    parser = parts.Parser("name", "What for.")
+    if keras.backend.backend() != "torch":
+        with pytest.raises(SystemExit):
+            parser.parse_args(["--matmul-precision", "medium"])
+        assert "needs the backend torch" in capsys.readouterr().err
+        return
+    import torch
+
+    assert "matmul_precision" not in record.circumstances(1)
+    try:
+        parser.parse_args(["--matmul-precision", "medium"])
+        said = record.circumstances(1)
+        assert said["matmul_precision"] == torch.get_float32_matmul_precision() == "medium"
+        assert "products at medium" in parts.machines([said])
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_a_table_is_markdown():
