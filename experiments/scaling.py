@@ -428,14 +428,14 @@ def draw(path):
     for axis, (kind, network) in zip(
         figure.subplots(1, 2, sharey=True), NETWORKS.items(), strict=True
     ):
-        axis.plot(devices, devices, "--", color=sda.plotting.FAINT, label="trials of their own")
+        axis.plot(devices, devices, "--", color="grey", label="trials of their own")
         for colour, batch in zip(sda.plotting.HUES, (100, 1000, 10_000, 100_000), strict=False):
             there = [p for p in devices if p <= batch]
             speed = [cost_model.speedup(network, batch, p, H100) for p in there]
             axis.plot(there, speed, color=colour, label=f"one batch of {batch:,}")
         axis.set(xscale="log", yscale="log", title=TITLES[kind], xlabel="GPUs")
         axis.set_xticks([1, 4, 16, 64, 256, 1024], ["1", "4", "16", "64", "256", "1,024"])
-        axis.set_yticks([1, 10, 100, 1000], ["1", "10", "100", "1,000"])
+        axis.set_yticks([0.1, 1, 10, 100, 1000], ["0.1", "1", "10", "100", "1,000"])
         axis.minorticks_off()
         axis.grid(color=sda.plotting.FAINT)
         axis.spines[["top", "right"]].set_visible(False)
