@@ -64,7 +64,7 @@ def compute(data, verbose=2):
         else:
             stack = recipes.untrained(recipe, known[0].shape[1], seed)
         recipe = recipes.Finetuning(**finetuning)
-        model = stack.classifier(10, dropout=recipe.dropout)
+        model = stack.classifier(10, dropout=recipe.dropout, noise=recipe.noise)
         history = recipes.finetune(model, recipe, known, seed=seed, verbose=verbose)
         return {
             **result,

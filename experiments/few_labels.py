@@ -147,7 +147,7 @@ def compute(data, scale, verbose=0):
         if arm.endswith("spread"):
             spreading = Spreading(**training)
             recipe = Finetuning(**spreading.finetuning)
-            model = start.classifier(10, dropout=recipe.dropout, copy=True)
+            model = start.classifier(10, recipe.dropout, copy=True, noise=recipe.noise)
             spread_errors = learn_all(model, recipe, x, y, rows, graph(), spreading, seed, verbose)
             result["spread_errors"] = spread_errors
         else:

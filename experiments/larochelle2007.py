@@ -38,7 +38,7 @@ class Search:
     """What is tried. Kernel widths are multiples of 1 / (features · variance of the inputs)."""
 
     protocol: Protocol = dataclasses.field(default_factory=Protocol)
-    levels: tuple = (0.1, 0.25, 0.4)
+    levels: tuple = (0.1, 0.4)
     costs: tuple = (3.0, 30.0)
     gammas: tuple = (0.5, 1.0, 2.0, 4.0)
     code_gammas: tuple = (0.5, 1.0, 2.0)
@@ -46,7 +46,7 @@ class Search:
 
 
 QUICK = Search(
-    Protocol((8, 6), 200, 20, 0.1, 200, 20, 0.9, (1.0,)),
+    Protocol((8, 6), 200, 20, 0.1, 200, 20, 0.9, 0.1, 0.1, (1.0,)),
     (0.25,),
     (10.0,),
     (1.0,),

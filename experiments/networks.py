@@ -24,7 +24,8 @@ class Protocol:
 
     Lengths are numbers of examples, so that a small training set is seen as often as a large one:
     `pretraining_examples` for each layer, `finetuning_examples` for each rate. Fine-tuning has
-    momentum and a rate that falls to 0; the weights that are best on validation are kept.
+    momentum, a rate that falls to 0, Gaussian noise on the input and smoothed labels; the weights
+    that are best on validation are kept.
     """
 
     units: tuple = (1000, 1000, 1000)
@@ -34,7 +35,9 @@ class Protocol:
     finetuning_examples: int = 400_000
     finetuning_batch_size: int = 100
     finetuning_momentum: float = 0.9
-    finetuning_rates: tuple = (0.2, 0.6)
+    finetuning_noise: float = 0.2
+    finetuning_smoothing: float = 0.1
+    finetuning_rates: tuple = (0.2, 0.5)
 
 
 def network(data, classes, seed, protocol, noise=None, level=0.0, emphasis=(1.0, 1.0), **identity):
@@ -100,13 +103,14 @@ def _train(data, classes, seed, protocol, noise, level, emphasis):
     tries = []
     for rate in protocol.finetuning_rates:
         start = time.perf_counter()
-        model = stack.classifier(classes, copy=True)
+        model = stack.classifier(classes, copy=True, noise=protocol.finetuning_noise)
         recipe = recipes.Finetuning(
             epochs,
             protocol.finetuning_batch_size,
             rate,
             protocol.finetuning_momentum,
             linear_decay=True,
+            smoothing=protocol.finetuning_smoothing,
             patience=epochs,
         )
         history = recipes.finetune(model, recipe, train, valid, spawn(seed, 2), verbose=0)

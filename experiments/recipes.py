@@ -33,8 +33,9 @@ class Pretraining:
 class Finetuning:
     """How to train a classifier by SGD; with `patience`, best weights on validation are kept.
 
-    `linear_decay` lets the rate fall to 0 over the epochs; `dropout` is that of
-    `StackedDenoisingAutoencoder.classifier`.
+    `linear_decay` lets the rate fall to 0 over the epochs; `dropout` and `noise` are those of
+    `StackedDenoisingAutoencoder.classifier`. `smoothing` is that of the labels (Szegedy et al.,
+    CVPR 2016).
     """
 
     epochs: int = 12
@@ -43,6 +44,8 @@ class Finetuning:
     momentum: float = 0.0
     linear_decay: bool = False
     dropout: tuple | float = 0.0
+    noise: float = 0.0
+    smoothing: float = 0.0
     patience: float | None = None
 
 
@@ -131,10 +134,15 @@ def finetune(model, recipe, train, validation=None, seed=None, verbose=2):
     if recipe.linear_decay:
         steps = recipe.epochs * -(-len(x) // recipe.batch_size)
         rate = keras.optimizers.schedules.PolynomialDecay(rate, steps, end_learning_rate=0.0)
+    loss = "sparse_categorical_crossentropy"
+    if recipe.smoothing:
+        # Keras smooths one-hot labels alone.
+        loss = keras.losses.CategoricalCrossentropy(label_smoothing=recipe.smoothing)
+        one_hot = np.eye(model.output_shape[-1], dtype="float32")
+        y = one_hot[y]
+        validation = validation and (validation[0], one_hot[validation[1]])
     model.compile(
-        keras.optimizers.SGD(rate, momentum=recipe.momentum),
-        loss="sparse_categorical_crossentropy",
-        metrics=["accuracy"],
+        keras.optimizers.SGD(rate, momentum=recipe.momentum), loss=loss, metrics=["accuracy"]
     )
     callbacks = []
     if recipe.patience is not None:

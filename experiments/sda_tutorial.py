@@ -3,7 +3,9 @@
 Recipe and published results: deeplearning.net's tutorial, `SdA.py`. The preset `faithful` is its
 recipe, one example an update; `fast` takes 20 an update, at rates that make the same steps: 20
 times the tutorial's rate in pretraining and 10 times in fine-tuning, where twice as much would be
-too much for one step.
+too much for one step. `tuned` is the same network trained by a recipe that was chosen on the
+validation digits: a quarter masked in every layer for three times as long, then momentum, a rate
+that falls to 0, Gaussian noise on the input and smoothed labels; no dropout.
 """
 
 import dataclasses
@@ -23,6 +25,19 @@ PRESETS = {
     "fast": (
         Pretraining(batch_size=20, rate=0.02),
         Finetuning(epochs=16, batch_size=20, rate=1.0, patience=10),
+    ),
+    "tuned": (
+        Pretraining(corruption=0.25, epochs=45, batch_size=100, rate=0.1),
+        Finetuning(
+            epochs=20,
+            batch_size=100,
+            rate=0.5,
+            momentum=0.9,
+            linear_decay=True,
+            noise=0.2,
+            smoothing=0.1,
+            patience=20,
+        ),
     ),
 }
 QUICK = (
@@ -57,15 +72,14 @@ def compute(data, verbose=2):
             result["pretraining_cpu_seconds"] = outcome["cpu_seconds"]
         else:
             stack = recipes.untrained(recipe, train[0].shape[1], seed)
-        model = stack.classifier(10)
+        finetuning = recipes.Finetuning(**finetuning)
+        model = stack.classifier(10, noise=finetuning.noise)
         clock = {}
         with (
             timed(clock, "finetuning_seconds"),
             timed(clock, "finetuning_cpu_seconds", time.process_time),
         ):
-            history = recipes.finetune(
-                model, recipes.Finetuning(**finetuning), train, valid, seed, verbose
-            )
+            history = recipes.finetune(model, finetuning, train, valid, seed, verbose)
         return {
             **result,
             **clock,

@@ -7,7 +7,9 @@ from sda.checks import check_number
 from sda.seeding import spawn
 
 
-def supervised(input_shape, encoders, units, activation, dropout, copy, seed, name, missing=None):
+def supervised(
+    input_shape, encoders, units, activation, dropout, copy, seed, name, missing=None, noise=0.0
+):
     """Return a `keras.Sequential` of the encoders and a new output layer.
 
     The output layer starts at zero, as in the tutorial: the first predictions are indifferent.
@@ -19,14 +21,18 @@ def supervised(input_shape, encoders, units, activation, dropout, copy, seed, na
         activation: Activation of the output layer.
         dropout: List of rates: one for the input and one for each code.
         copy: Whether the model gets encoders of its own instead of the given ones.
-        seed: Integer or None, for the dropout masks.
+        seed: Integer or None, for the dropout masks and the noise.
         name: Name of the model.
         missing: What stands for NaN in the input: a number, a list with one a feature, or None.
+        noise: Standard deviation of Gaussian noise on the input.
     """
+    noise = check_number(noise, "noise", "in [0, 1]", lambda s: 0 <= s <= 1)
     output = keras.layers.Dense(
         units, activation=activation, kernel_initializer="zeros", name="output"
     )
     layers = [keras.Input(input_shape), *_fill(input_shape, missing)]
+    if noise > 0:
+        layers.append(keras.layers.GaussianNoise(noise, seed=spawn(seed, len(dropout))))
     layers += _dropout(dropout[0], spawn(seed, 0))
     for k, encoder in enumerate(encoders):
         layers += [_copy(layer) for layer in encoder] if copy else encoder

@@ -287,7 +287,7 @@ class StackedDenoisingAutoencoder(keras.Model):
             x = codes
         return x
 
-    def classifier(self, num_classes, dropout=0.0, copy=False):
+    def classifier(self, num_classes, dropout=0.0, copy=False, noise=0.0):
         """Return a softmax classifier on the stack's encoders, for `sda.fit` or `Model.fit`.
 
         Args:
@@ -295,6 +295,8 @@ class StackedDenoisingAutoencoder(keras.Model):
             dropout: One rate in [0, 1), or a list with one for the input and one for each code.
             copy: Whether the model gets weights of its own. By default it holds the stack's own
                 `Dense` layers: training it trains the stack.
+            noise: Standard deviation of Gaussian noise on the input while the model is trained, a
+                number in [0, 1].
 
         Returns:
             A `keras.Sequential` of stock Keras layers, to be compiled with a loss such as
@@ -304,22 +306,23 @@ class StackedDenoisingAutoencoder(keras.Model):
             ValueError: If the stack is not built, or an argument is out of its range.
         """
         return self._supervised(
-            check_count(num_classes, "num_classes"), "softmax", dropout, copy, "classifier"
+            check_count(num_classes, "num_classes"), "softmax", dropout, copy, "classifier", noise
         )
 
-    def multilabel_classifier(self, num_labels, dropout=0.0, copy=False):
+    def multilabel_classifier(self, num_labels, dropout=0.0, copy=False, noise=0.0):
         """Return a classifier with independent labels: sigmoid outputs, for "binary_crossentropy".
 
         Arguments as in `classifier`.
         """
         return self._supervised(
-            check_count(num_labels, "num_labels"), "sigmoid", dropout, copy, "multilabel_classifier"
-        )
+            check_count(num_labels, "num_labels"), "sigmoid", dropout, copy,
+            "multilabel_classifier", noise,
+        )  # fmt: skip
 
-    def regressor(self, num_targets, dropout=0.0, copy=False):
+    def regressor(self, num_targets, dropout=0.0, copy=False, noise=0.0):
         """Return a regressor: linear outputs, for "mse". Arguments as in `classifier`."""
         return self._supervised(
-            check_count(num_targets, "num_targets"), "linear", dropout, copy, "regressor"
+            check_count(num_targets, "num_targets"), "linear", dropout, copy, "regressor", noise
         )
 
     def encoder(self, layer=-1, copy=False):
@@ -430,13 +433,13 @@ class StackedDenoisingAutoencoder(keras.Model):
         check_finite(rows, "x", missing=self.missing is not None)
         return rows
 
-    def _supervised(self, units, activation, dropout, copy, name):
+    def _supervised(self, units, activation, dropout, copy, name, noise):
         self._check_built()
         check_flag(copy, "copy")
         rates = per_layer(dropout, len(self.autoencoders) + 1, "dropout")
         return finetuning.supervised(
             self.example_shape, self._encoders(), units, activation, rates, copy, self.seed, name,
-            self.missing,
+            self.missing, noise,
         )  # fmt: skip
 
     def _encoders(self):

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+import sda
 from experiments import (
     all_labels,
     corruption_levels,
@@ -112,6 +113,19 @@ def test_products_may_be_less_exact_on_pytorch_and_the_record_says_so(capsys):
         assert "products at medium" in parts.machines([said])
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_smoothed_labels_are_those_of_the_definition():
+    x = np.random.default_rng(0).random((40, 6), "float32")
+    y = np.arange(40) % 3
+    stack = sda.StackedDenoisingAutoencoder([5], seed=1)
+    stack.build((None, 6))
+    model = stack.classifier(3)
+    recipe = recipes.Finetuning(1, 40, rate=0.0, smoothing=0.3)
+    (loss,) = recipes.finetune(model, recipe, (x, y), (x, y), verbose=0).history["loss"]
+    targets = 0.7 * np.eye(3)[y] + 0.3 / 3
+    p = model.predict(x, verbose=0).astype("float64")
+    assert loss == pytest.approx(-np.mean(np.sum(targets * np.log(p), axis=1)), rel=1e-5)
 
 
 def test_a_table_is_markdown():

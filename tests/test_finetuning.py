@@ -320,6 +320,28 @@ def test_dropout_out_of_range_is_refused(stack, dropout, message):
         stack.classifier(3, dropout=dropout)
 
 
+@pytest.mark.parametrize("head", ["classifier", "multilabel_classifier", "regressor"])
+def test_noise_on_the_input_is_a_stock_layer_at_work_in_training_alone(stack, head):
+    model = getattr(stack, head)(3, noise=0.2, dropout=0.1)
+    noise = model.layers[0]
+    assert type(noise) is layers.GaussianNoise
+    assert noise.stddev == 0.2
+    assert isinstance(model.layers[1], layers.Dropout)
+    x = np.full((500, 12), 0.5, "float32")
+    drawn = keras.ops.convert_to_numpy(noise(x, training=True)) - x
+    assert abs(drawn.mean()) < 0.02
+    assert drawn.std() == pytest.approx(0.2, rel=0.05)
+    without = getattr(stack, head)(3)
+    np.testing.assert_array_equal(model.predict(x, verbose=0), without.predict(x, verbose=0))
+    assert len(without.layers) == 3
+
+
+@pytest.mark.parametrize("noise", [-0.1, 1.5, float("nan"), "0.1", None])
+def test_noise_out_of_range_is_refused(stack, noise):
+    with pytest.raises(ValueError, match=r"`noise` to be a number, in \[0, 1\]"):
+        stack.classifier(3, noise=noise)
+
+
 # The unrolled autoencoder
 
 
