@@ -11,6 +11,7 @@ one or two further sets a size, by the labels of the last 10,000 training digits
 
 import dataclasses
 import functools
+import json
 import math
 import statistics
 
@@ -298,9 +299,21 @@ def _difference(a, b):
 
 
 def main(arguments=None):
-    a = parts.Parser(NAME, __doc__).parse_args(arguments)
+    parser = parts.Parser(NAME, __doc__)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    a = parser.parse_args(arguments)
     scale = QUICK if a.quick else FULL
-    parts.complete(plan(scale, a.seed), compute(recipes.digits(a.quick), scale), report, a.out)
+    whole = json.loads(json.dumps(plan(scale, a.seed)))
+
+    def write(_, out):
+        report(parts.chosen(whole, out), out)
+
+    parts.complete(
+        [settings for settings in whole if settings["arm"] in a.arms],
+        compute(recipes.digits(a.quick), scale),
+        write,
+        a.out,
+    )
     print(f"Results are in {a.out}/")
 
 

@@ -3,7 +3,7 @@
 The published column is that of Vincent et al., JMLR 11 (2010), table 3. Each method chooses among
 its candidates on the validation rows; the test rows are used once, for its choice:
 
-- `sdae`: masking at each level of `LEVELS`, in all layers; each fine-tuned at each rate.
+- `sdae`: masking at each of two levels, in all layers; each fine-tuned at each rate.
 - `sae`: the same without noise.
 - `random`: not pretrained; as many initial weights as `sdae` has levels, at each rate.
 - `svm`: a support vector machine on the pixels, with a Gaussian kernel.
