@@ -67,6 +67,15 @@ def test_a_classifier_is_a_chain():
     assert [la.dropout.rate for la in chain.layers] == [0.2, 0.5]
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_noise_on_the_input_and_smoothed_labels_belong_to_a_chain(smoothing):
+    hidden = [layers.GaussianNoise(0.2, seed=1), layers.Dropout(0.2), layers.Dense(6, "tanh")]
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=smoothing)
+    chain = chains.find_chain(classifier(hidden, loss))
+    assert chain.corruption is hidden[0]
+    assert (chain.loss, chain.smoothing) == ("categorical_crossentropy", smoothing)
+
+
 class Doubled(layers.Dense):
     def call(self, x):
         return 2 * super().call(x)
@@ -92,6 +101,9 @@ MORE_THAN_A_CHAIN = {
     "logits": lambda: classifier(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True)),
     "eager": lambda: classifier(run_eagerly=True),
     "bfloat16": lambda: classifier([layers.Dense(4, "relu", dtype="mixed_bfloat16")]),
+    "focal loss": lambda: classifier(loss="categorical_focal_crossentropy"),
+    "another axis": lambda: classifier(loss=keras.losses.CategoricalCrossentropy(axis=0)),
+    "noise in between": lambda: classifier([layers.Dense(4, "relu"), layers.GaussianNoise(0.1)]),
     "two dropouts": lambda: classifier([layers.Dropout(0.1), layers.Dropout(0.1)]),
 }
 
@@ -210,6 +222,36 @@ def test_dropout_is_that_of_keras(activation, data):
         )
 
     check_same(*(trained(model(), data, chain) for chain in (True, False)))
+
+
+@only_torch
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "categorical_crossentropy",
+        keras.losses.CategoricalCrossentropy(label_smoothing=0.2, name="smoothed"),
+    ],
+)
+@pytest.mark.parametrize("total", [1.0, 1.5])
+def test_one_hot_targets_and_noise_on_the_input_are_those_of_keras(loss, total, data):
+    x, labels = data
+    y = total * np.eye(CLASSES, dtype="float32")[labels]
+
+    def made():
+        keras.utils.set_random_seed(3)
+        hidden = [layers.GaussianNoise(0.2, seed=4), layers.Dense(6, "sigmoid")]
+        return classifier(hidden, loss, keras.optimizers.SGD(0.3), metrics=["accuracy"])
+
+    check_same(trained(made(), (x, y)), trained(made(), (x, y), chain=False))
+
+
+@only_torch
+def test_one_hot_targets_for_a_loss_of_labels_go_the_way_of_keras(data):
+    """And the other way round: what Keras says of them, it says still."""
+    x, labels = data
+    model = classifier(loss="categorical_crossentropy")
+    with pytest.raises(ValueError, match="Expected `x` and `y`"):
+        trained(model, (x, labels))
 
 
 @only_torch

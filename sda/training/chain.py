@@ -37,13 +37,16 @@ class Chain:
     Args:
         layers: Tuple of `Affine`.
         loss: A `sda.losses.ReconstructionLoss`, whose target is the chain's own input, or
-            "sparse_categorical_crossentropy", whose target is a label.
-        corruption: The `sda.Corruption` of the input, or None.
+            "sparse_categorical_crossentropy", whose target is a label, or
+            "categorical_crossentropy", whose target is one-hot.
+        corruption: The `sda.Corruption` or `keras.layers.GaussianNoise` of the input, or None.
+        smoothing: Float, how much of a one-hot target is spread over all classes.
     """
 
     layers: tuple
     loss: object
     corruption: object = None
+    smoothing: float = 0.0
 
 
 def find_chain(model):
@@ -100,12 +103,16 @@ def _sequential_chain(model):
     """Return the chain of a softmax classifier of `Dense` and `Dropout` layers, or None."""
     if type(model) is not keras.Sequential or len(model.input_shape) != 2:
         return None
-    if not _is_plain_loss(model.loss, keras.losses.SparseCategoricalCrossentropy):
+    loss, smoothing = _cross_entropy(model.loss)
+    if loss is None:
         return None
     if model.get_compile_config()["loss_weights"] is not None:
         return None
+    rest, noise = list(model.layers), None
+    if type(rest[0]) is keras.layers.GaussianNoise:
+        noise = rest.pop(0)
     layers, dropout = [], None
-    for layer in model.layers:
+    for layer in rest:
         if type(layer) is keras.layers.Dropout and layer.noise_shape is None and dropout is None:
             dropout = layer
         else:
@@ -113,11 +120,24 @@ def _sequential_chain(model):
             dropout = None
     if None in layers or dropout or not layers or layers[-1].activation != "softmax":
         return None
-    return Chain(tuple(layers), "sparse_categorical_crossentropy")
+    return Chain(tuple(layers), loss, noise, smoothing)
 
 
-def _is_plain_loss(loss, kind):
-    """Return whether `loss` names the Keras loss class `kind`, or is one with usual settings."""
+def _cross_entropy(loss):
+    """Return name and label smoothing of a categorical cross-entropy; (None, 0) for other losses.
+
+    As a name, or as a loss of Keras with its usual settings but for the smoothing.
+    """
+    kinds = {
+        "sparse_categorical_crossentropy": keras.losses.SparseCategoricalCrossentropy,
+        "categorical_crossentropy": keras.losses.CategoricalCrossentropy,
+    }
     if isinstance(loss, str):
-        return loss == keras.losses.get(kind.__name__).name
-    return type(loss) is kind and loss.get_config() == kind(name=loss.name).get_config()
+        return (loss if loss in kinds else None), 0.0
+    for name, kind in kinds.items():
+        if type(loss) is kind:
+            smoothing = getattr(loss, "label_smoothing", 0.0)
+            smoothed = {"label_smoothing": smoothing} if smoothing else {}
+            if loss.get_config() == kind(name=loss.name, **smoothed).get_config():
+                return name, smoothing
+    return None, 0.0

@@ -9,8 +9,8 @@ import keras
 import torch
 from keras import ops, tree
 
-from sda.corruption import MaskingNoise
-from sda.losses import CrossEntropy
+from sda.corruption import Corruption, MaskingNoise
+from sda.losses import CrossEntropy, ReconstructionLoss
 from sda.training.chain import find_chain
 from sda.training.rows import batch, scale_pixels
 
@@ -31,13 +31,17 @@ class Driver:
         """Take one step on each of the first `steps` rows of indices in `batches`."""
         batches = ops.convert_to_tensor(batches[:steps], "int64")
         x, y, weight = (*data, None, None)[:3]
-        rows = self.chain is not None and x.ndim == 2 and (y is None or y.ndim == 1)
-        if not rows or weight is not None:
+        if not self._is_chain_data(x, y) or weight is not None:
             return self._run(self.model.train_step, data, batches)
         size = batches.shape[1]
         if size not in self._chain_steps:
             self._chain_steps[size] = ChainSteps(self.chain, self.model, size)
         self._chain_steps[size].run(x, y, batches)
+
+    def _is_chain_data(self, x, y):
+        if self.chain is None or x.ndim != 2:
+            return False
+        return y is None or y.ndim == (2 if self.chain.loss == "categorical_crossentropy" else 1)
 
     def test(self, data, batches, steps):
         """Update the metrics on the same rows, without training."""
@@ -84,7 +88,8 @@ class ChainSteps:
         ]
         self.draws = list(draws.values())
         loss = chain.loss
-        self.weighted = self.noise and (loss.emphasised or loss.alpha != 1)
+        reconstructs = isinstance(loss, ReconstructionLoss)
+        self.weighted = self.noise and reconstructs and (loss.emphasised or loss.alpha != 1)
         self.update = _update(
             model, self.products, list(zip(self.biases, self.deltas, strict=True))
         )
@@ -135,7 +140,7 @@ class ChainSteps:
             self.noise(clean, self.inputs[0])
         self._forward(clean)
         selected = self.noise.selected() if self.weighted else None
-        target = clean if y is None else y.index_select(0, rows).long()
+        target = clean if y is None else y.index_select(0, rows)
         loss = self._loss(target, selected)
         self._backward()
         return loss
@@ -162,14 +167,8 @@ class ChainSteps:
     def _loss(self, target, selected):
         """Write δ, summed over the batch, of the last layer; return the loss, summed likewise."""
         a, delta = self.codes[-1], self.deltas[-1]
-        if self.chain.loss == "sparse_categorical_crossentropy":
-            log_p = torch.log_softmax(a, 1)
-            p = torch.exp(log_p, out=delta)
-            if len(self.model.metrics) > 1:
-                self.model.compute_metrics(self.clean, target, p)
-            target = target[:, None]
-            p.scatter_add_(1, target, p.new_full(target.shape, -1.0))
-            return -log_p.gather(1, target).sum()
+        if not isinstance(self.chain.loss, ReconstructionLoss):
+            return self._categorical_loss(a, delta, target)
         loss, activation = self.chain.loss, self.chain.layers[-1].activation
         if isinstance(loss, CrossEntropy):
             torch.sigmoid(a, out=delta).sub_(target)
@@ -187,6 +186,22 @@ class ChainSteps:
             values.mul_(weights)
             delta.mul_(weights)
         return values.sum()
+
+    def _categorical_loss(self, a, delta, target):
+        """Write δ = p - t, with p the softmax of `a`; return -Σ t log p."""
+        log_p = torch.log_softmax(a, 1)
+        p = torch.exp(log_p, out=delta)
+        if len(self.model.metrics) > 1:
+            self.model.compute_metrics(self.clean, target, p)
+        if self.chain.loss == "categorical_crossentropy":
+            smoothing = self.chain.smoothing
+            target = target.to(p.dtype).mul(1 - smoothing).add_(smoothing / p.shape[1])
+            # Targets need not add up to 1.
+            p.mul_(target.sum(1, keepdim=True)).sub_(target)
+            return -torch.dot(target.view(-1), log_p.view(-1))
+        target = target.long()[:, None]
+        p.scatter_add_(1, target, p.new_full(target.shape, -1.0))
+        return -log_p.gather(1, target).sum()
 
 
 def _multiply_by_sigmoid_slope(delta, y):
@@ -367,8 +382,23 @@ class AnyNoise:
         return self._selected
 
 
+class KerasNoise:
+    """A layer of Keras that is at work in training."""
+
+    def __init__(self, layer):
+        self.layer = layer
+
+    def __call__(self, x, out):
+        out.copy_(self.layer(x, training=True))
+
+    def selected(self):
+        return None
+
+
 def _noise(corruption, x, draws):
     """Return the noise that a step makes in place of the layer `corruption`."""
+    if not isinstance(corruption, Corruption):
+        return KerasNoise(corruption)
     one_rate = type(corruption) is MaskingNoise and isinstance(corruption.rate, float)
     if one_rate and not corruption.groups and 0 < corruption.rate < 1:
         return Masking(corruption, x, draws)
