@@ -43,7 +43,7 @@ class GreedyPretrainer:
             cross-entropy under a sigmoid decoder, each column's own under a `ColumnActivation`, and
             squared error otherwise. The losses of `sda.losses` are summed over features.
         epochs: Integer, passes over the data.
-        batch_size: Integer, the examples an update.
+        batch_size: Integer, the examples an update, of all devices together.
         callbacks: Function from the index of a layer to a list of `keras.callbacks.Callback`, or
             None. Callbacks keep state, so each layer needs its own.
         codes: Where the codes between two layers live: "device", "ram" (sent piece by piece),

@@ -107,7 +107,9 @@ def fit(
             [0, 1] in the step. NaN is a missing value: allowed where the model has an answer for
             it, as those of a stack with `missing` do.
         y: Array of targets, or a nested structure, or None.
-        batch_size: Integer, the examples a step. The last batch of an epoch may be smaller.
+        batch_size: Integer, the examples a step, of all devices together where several share it
+            (`keras.distribution` on JAX, `MirroredStrategy` on TensorFlow). The last batch of an
+            epoch may be smaller.
         epochs: Integer, the epoch to train up to.
         verbose: 0 silent, 1 progress bar, 2 one line an epoch, "auto" means 1.
         callbacks: List of `keras.callbacks.Callback`. `on_train_batch_begin` and
