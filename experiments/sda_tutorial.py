@@ -29,14 +29,14 @@ PRESETS = {
     "tuned": (
         Pretraining(corruption=0.25, epochs=45, batch_size=100, rate=0.1),
         Finetuning(
-            epochs=20,
+            epochs=40,
             batch_size=100,
             rate=0.5,
             momentum=0.9,
             linear_decay=True,
-            noise=0.2,
+            noise=0.3,
             smoothing=0.1,
-            patience=20,
+            patience=40,
         ),
     ),
 }
@@ -50,12 +50,12 @@ PUBLISHED = {"validation": 1.39, "test": 1.30, "pretraining": 585.01, "finetunin
 
 
 def plan(preset, seeds):
-    """Return the settings of the parts: both arms for one seed after the other."""
+    """Return the settings of the parts: all seeds of one arm, then of the other."""
     pretraining, finetuning = map(dataclasses.asdict, preset)
     return [
         {"arm": arm, "seed": seed, "pretraining": pretraining, "finetuning": finetuning}
-        for seed in seeds
         for arm in ARMS
+        for seed in seeds
     ]
 
 
