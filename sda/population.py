@@ -21,7 +21,8 @@ def fit(pretrainers, x, shuffle=True, verbose=0):
 
     The stacks may differ in corruption level, seed and learning rate. On JAX the function that runs
     an epoch is mapped over the members by `jax.vmap`, and compiled once for all of them. On other
-    backends they are trained one after the other. Either way member i has the weights that
+    backends, and where devices share each batch under `keras.distribution`, they are trained one
+    after the other. Either way member i has the weights that
     `pretrainers[i].fit(x)` gives it, on JAX up to rounding.
 
     Args:
@@ -57,7 +58,7 @@ def fit(pretrainers, x, shuffle=True, verbose=0):
     shuffle = check_shuffle(shuffle)
     _check_alike(pretrainers)
     rows = pretrainers[0].checked_rows(x)
-    if keras.backend.backend() != "jax":
+    if keras.backend.backend() != "jax" or keras.distribution.distribution() is not None:
         return [_alone(pretrainer, rows, shuffle, verbose) for pretrainer in pretrainers]
     return _together(pretrainers, rows, shuffle, verbose)
 

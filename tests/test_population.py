@@ -57,6 +57,19 @@ def test_each_member_is_what_it_is_alone(monkeypatch):
     assert len(made) == (BACKEND == "jax")
 
 
+@pytest.mark.skipif(BACKEND != "jax", reason="JAX alone has keras.distribution")
+def test_on_devices_that_share_batches_members_train_one_after_the_other():
+    alone = members((0.3, 0.6))
+    expected = [pretrainer.fit(rows(), verbose=0) for pretrainer in alone]
+    with keras.distribution.DataParallel(auto_shard_dataset=False).scope():
+        shared = members((0.3, 0.6))
+        results = sda.population.fit(shared, rows())
+    for result, histories, a, b in zip(results, expected, shared, alone, strict=True):
+        assert result[0].history["loss"] == pytest.approx(histories[0].history["loss"], rel=1e-6)
+        for ours, theirs in zip(a.stack.get_weights(), b.stack.get_weights(), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
 def test_layers_momentum_emphasis_pixels_a_fixed_order_and_a_smaller_last_batch():
     pixels = np.random.default_rng(0).integers(0, 256, (50, 12)).astype("uint8")
 
