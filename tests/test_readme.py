@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import statistics
 
 import keras
 import numpy as np
@@ -34,3 +35,19 @@ def test_the_errors_are_those_of_the_recorded_run():
         errors = metrics[name]
         row = f"| {errors['validation_error']:.2f} % | {errors['test_error']:.2f} % |"
         assert row in README.read_text()
+
+
+def test_the_mean_of_the_tuned_tutorial_is_that_of_its_parts():
+    record = README.parent / "experiments" / "results" / "sda_tutorial" / "tuned" / "results.json"
+    results = [
+        part["result"]
+        for part in json.loads(record.read_text())
+        if part["settings"]["arm"] == "pretrained"
+    ]
+    errors = [result["test_error"] for result in results]
+    mean, deviation = statistics.mean(errors), statistics.stdev(errors)
+    assert len(errors) == 5
+    assert f"{mean:.2f} ± {deviation:.2f} % over five seeds" in README.read_text()
+    for phase in ("pretraining", "finetuning"):
+        minutes = statistics.mean(r[f"{phase}_cpu_seconds"] for r in results) / 60
+        assert f"{minutes:.1f} " in README.read_text()
