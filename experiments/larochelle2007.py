@@ -3,7 +3,8 @@
 The published column is that of Vincent et al., JMLR 11 (2010), table 3. Each method chooses among
 its candidates on the validation rows; the test rows are used once, for its choice:
 
-- `sdae`: masking at each of two levels, in all layers; each fine-tuned at each rate.
+- `sdae`: masking at each of two levels, in all layers; each fine-tuned at each rate. On `rot` and
+  `bg-rand` also one more of level and length, with four times the examples in pretraining.
 - `sae`: the same without noise.
 - `random`: not pretrained; as many initial weights as `sdae` has levels, at each rate.
 - `svm`: a support vector machine on the pixels, with a Gaussian kernel.
@@ -45,6 +46,9 @@ class Search:
     sizes: tuple | None = None
 
 
+# What `sdae` tries besides: the level, and the examples of pretraining.
+FURTHER = {"rot": (0.25, 4_000_000), "bg-rand": (0.4, 4_000_000)}
+
 QUICK = Search(
     Protocol((8, 6), 200, 20, 0.1, 200, 20, 0.9, 0.1, 0.1, (1.0,)),
     (0.25,),
@@ -85,17 +89,26 @@ def candidates(problem, method, search, seed, out):
         if sdae is None:
             return []
         return [
-            {**common, "level": sdae["settings"]["level"], "protocol": protocol, "layer": layer}
+            {
+                **common,
+                **{name: sdae["settings"][name] for name in ("level", "protocol")},
+                "layer": layer,
+            }
             | {"C": search.costs[-1], "gamma": gamma}
             for layer in range(len(search.protocol.units))
             for gamma in search.code_gammas
         ]
+    further = []
+    if method == "sdae" and problem in FURTHER and search.sizes is None:
+        level, examples = FURTHER[problem]
+        longer = {"protocol": {**protocol, "pretraining_examples": examples}}
+        further = [{**common, **longer, "noise": "masking", "level": level}]
     arms = {
         "sdae": [{"noise": "masking", "level": level} for level in search.levels],
         "sae": [{"noise": "masking", "level": 0.0}],
         "random": [{"noise": None, "draw": draw} for draw in range(len(search.levels))],
     }
-    return [{**common, "protocol": protocol, **arm} for arm in arms[method]]
+    return [{**common, "protocol": protocol, **arm} for arm in arms[method]] + further
 
 
 @functools.lru_cache(maxsize=1)
@@ -194,7 +207,7 @@ def _error_table(outcomes, errors):
         choice = {
             "svm": lambda s, r: f"C {s['C']:g}, γ {s['gamma']:g}",
             "svm_codes": lambda s, r: f"layer {s['layer'] + 1}, γ {s['gamma']:g}",
-            "sdae": lambda s, r: f"ν {s['level']:g}, rate {r['rate']:g}",
+            "sdae": lambda s, r: f"ν {s['level']:g}, {_length(s)}rate {r['rate']:g}",
         }.get(method, lambda s, r: f"rate {r['rate']:g}")(best["settings"], best["result"])
         return f"{error:.2f} ± {selection.half_width(error, rows):.2f} ({choice})"
 
@@ -220,6 +233,13 @@ def _error_table(outcomes, errors):
         "of convex, are quoted from memory of the paper.",
         parts.table(header, rows),
     ]
+
+
+def _length(settings):
+    """Return how long a network was pretrained, if longer than usual."""
+    examples = settings["protocol"]["pretraining_examples"]
+    usual = Protocol().pretraining_examples
+    return f"{examples / usual:g} times as long, " if examples > usual else ""
 
 
 def _verdicts(errors):
