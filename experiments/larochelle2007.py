@@ -6,7 +6,7 @@ its candidates on the validation rows; the test rows are used once, for its choi
 - `sdae`: masking at each of two levels, in all layers; each fine-tuned at each rate. On `rot` and
   `bg-rand` also one more of level and length, with four times the examples in pretraining.
 - `sae`: the same without noise.
-- `random`: not pretrained; as many initial weights as `sdae` has levels, at each rate.
+- `random`: not pretrained; as many initial weights as `sdae` has tries, at each rate.
 - `svm`: a support vector machine on the pixels, with a Gaussian kernel.
 - `svm_codes`: the same on the codes of each layer of the best `sdae`, before fine-tuning.
 """
@@ -98,17 +98,17 @@ def candidates(problem, method, search, seed, out):
             for layer in range(len(search.protocol.units))
             for gamma in search.code_gammas
         ]
-    further = []
-    if method == "sdae" and problem in FURTHER and search.sizes is None:
+    noisy = [{"noise": "masking", "level": level} for level in search.levels]
+    if problem in FURTHER and search.sizes is None:
         level, examples = FURTHER[problem]
-        longer = {"protocol": {**protocol, "pretraining_examples": examples}}
-        further = [{**common, **longer, "noise": "masking", "level": level}]
+        longer = {**protocol, "pretraining_examples": examples}
+        noisy.append({"noise": "masking", "level": level, "protocol": longer})
     arms = {
-        "sdae": [{"noise": "masking", "level": level} for level in search.levels],
+        "sdae": noisy,
         "sae": [{"noise": "masking", "level": 0.0}],
-        "random": [{"noise": None, "draw": draw} for draw in range(len(search.levels))],
+        "random": [{"noise": None, "draw": draw} for draw in range(len(noisy))],
     }
-    return [{**common, "protocol": protocol, **arm} for arm in arms[method]] + further
+    return [{**common, "protocol": protocol, **arm} for arm in arms[method]]
 
 
 @functools.lru_cache(maxsize=1)

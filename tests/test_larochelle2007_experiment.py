@@ -85,13 +85,16 @@ def test_networks_are_loaded_not_trained_again(outcome):
 
 def test_unpretrained_networks_have_as_many_tries():
     search = larochelle2007.Search()
-    tries = {
-        method: larochelle2007.candidates("rot", method, search, 1, None)
-        for method in ("sdae", "random")
-    }
-    assert len(tries["sdae"]) == len(tries["random"]) == 3
-    assert {t["draw"] for t in tries["random"]} == {0, 1, 2}
-    assert {t["level"] for t in tries["sdae"]} == {0.1, 0.25, 0.4}
+    for problem, levels in (("basic", [0.1, 0.4]), ("rot", [0.1, 0.4, 0.25])):
+        tries = {
+            method: larochelle2007.candidates(problem, method, search, 1, None)
+            for method in ("sdae", "random")
+        }
+        assert [t["level"] for t in tries["sdae"]] == levels
+        assert [t["draw"] for t in tries["random"]] == list(range(len(levels)))
+    # The last one learned longer.
+    lengths = [t["protocol"]["pretraining_examples"] for t in tries["sdae"]]
+    assert lengths == [1_000_000, 1_000_000, 4_000_000]
 
 
 def test_codes_wait_for_the_network(tmp_path, capsys):
@@ -133,7 +136,7 @@ def test_pretraining_moves_the_stack_and_finetuning_a_copy(tmp_path, monkeypatch
         stack, classifier, _ = network(data, 2, 1, protocol, noise, 0.25)
         kernels[noise] = [
             np.array(layer.get_weights()[0])
-            for layer in (stack.autoencoders[0].encoder, classifier.layers[0])
+            for layer in (stack.autoencoders[0].encoder, classifier.layers[1])
         ]
     assert not np.array_equal(kernels[None][0], kernels["masking"][0])
     for pretrained, finetuned in kernels.values():
