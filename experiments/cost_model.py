@@ -5,6 +5,7 @@ for the gradient of the weights, 2 for that of the layer's input, which the firs
 without. A tied dA has two products forward and three backward, 10 FLOPs. What moves through memory
 is some multiple of the weights, whatever b is; what moves between P devices that share a batch is
 a ring's 2 (P - 1)/P gradients a device, in 2 (P - 1) messages, or a tree's in 2 log₂ P of them
+for each array, or for all arrays together
 (Thakur, Rabenseifner, Gropp, "Optimization of collective communication operations in MPICH", 2005).
 """
 
@@ -20,25 +21,29 @@ BYTES = 4
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A dA or a classifier: its weights, and the products of a step, in FLOPs a weight."""
+    """A dA or a classifier.
+
+    Args:
+        weights: Number of those in kernels.
+        flops_a_weight: Of the products of a step, for each example.
+        arrays: Sizes of what a step adds up over the devices: gradients and the loss.
+    """
 
     weights: int
     flops_a_weight: float
+    arrays: tuple
 
     @classmethod
     def dA(cls, visible, hidden):
-        return cls(visible * hidden, 10.0)
+        return cls(visible * hidden, 10.0, (visible * hidden, hidden, visible, 1))
 
     @classmethod
     def classifier(cls, sizes):
         """Of dense layers between `sizes`, as in (784, 1000, 10)."""
         products = [a * b for a, b in itertools.pairwise(sizes)]
         # The first layer's input needs no gradient.
-        return cls(sum(products), (6 * sum(products) - 2 * products[0]) / sum(products))
-
-    @property
-    def gradient_bytes(self):
-        return BYTES * self.weights
+        flops = (6 * sum(products) - 2 * products[0]) / sum(products)
+        return cls(sum(products), flops, (*products, *sizes[1:], 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +58,8 @@ class Machine:
         latency: Seconds of a message, however small.
         a_host: Devices in a host; more of them talk by `network` bytes a second.
         network: As `link`, between hosts.
+        together: Whether the arrays of a step travel in one message, as between GPUs. Between
+            CPUs, XLA sends one after the other.
     """
 
     flops: float
@@ -62,6 +69,7 @@ class Machine:
     latency: float
     a_host: int = 8
     network: float | None = None
+    together: bool = True
 
 
 # NVIDIA's data sheet of the H100 SXM: 495 TFLOP/s in TF32, 3.35 TB/s, NVLink of 450 GB/s in each
@@ -80,7 +88,7 @@ H100 = Machine(
 def compute_seconds(network, batch, machine):
     """Return the seconds of a step on one device: what takes longer, products or memory."""
     products = network.flops_a_weight * network.weights * batch / machine.flops
-    memory = WEIGHT_PASSES * network.gradient_bytes / machine.memory
+    memory = WEIGHT_PASSES * BYTES * network.weights / machine.memory
     return machine.overhead + max(products, memory)
 
 
@@ -89,23 +97,25 @@ def messages(devices):
     return 0 if devices == 1 else 2 * min(devices - 1, math.ceil(math.log2(devices)))
 
 
-def allreduce_seconds(size, devices, machine):
-    """Return the seconds in which `devices` add up `size` bytes each."""
+def allreduce_seconds(arrays, devices, machine):
+    """Return the seconds in which `devices` add up their float32 `arrays` of these sizes."""
     if devices == 1:
         return 0.0
     link = machine.link if devices <= machine.a_host else machine.network
-    return messages(devices) * machine.latency + 2 * (devices - 1) / devices * size / link
+    sums = 1 if machine.together else len(arrays)
+    sent = 2 * (devices - 1) / devices * BYTES * sum(arrays)
+    return sums * messages(devices) * machine.latency + sent / link
 
 
 def step_seconds(network, batch, devices, machine):
     """Return the seconds of a step in which `devices` share a `batch`."""
     alone = compute_seconds(network, batch / devices, machine)
-    return alone + allreduce_seconds(network.gradient_bytes, devices, machine)
+    return alone + allreduce_seconds(network.arrays, devices, machine)
 
 
 def local_seconds(network, batch, devices, machine, every):
     """Return the seconds of a step on `batch` examples a device, with an average `every` steps."""
-    average = allreduce_seconds(network.gradient_bytes, devices, machine)
+    average = allreduce_seconds(network.arrays, devices, machine)
     return compute_seconds(network, batch, machine) + average / every
 
 

@@ -43,20 +43,21 @@ PASSES = 15
 
 def worker(arguments):
     """Measure steps and sums as one of `processes`; the first one prints the result."""
-    rank = arguments.rank
-    if hasattr(os, "sched_setaffinity"):
-        # Before JAX counts the cores.
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[rank % len(cores)]})
     if arguments.processes > 1:
-        keras.distribution.initialize(arguments.address, arguments.processes, rank)
+        keras.distribution.initialize(arguments.address, arguments.processes, arguments.rank)
+    elif hasattr(os, "sched_setaffinity"):
+        # A core, as each of two has. Two are not tied to theirs: the threads in which a process
+        # computes and talks would wait for each other's turn there.
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
     found = {
         kind: {b: step(kind, b, arguments.repeats) for b in arguments.batches}
         for kind in arguments.kinds
     }
-    found["sum"] = {n: allreduce(n, arguments.repeats) for n in arguments.sums}
-    if rank == 0:
+    found["sum"] = {n: allreduce((n,), arguments.repeats) for n in arguments.sums}
+    for kind in arguments.kinds:
+        found["sum"][kind] = allreduce(NETWORKS[kind].arrays, arguments.repeats)
+    if arguments.rank == 0:
         print(json.dumps(found))
 
 
@@ -96,21 +97,34 @@ class Clock(keras.callbacks.Callback):
         self.seconds.append(time.perf_counter() - self.start)
 
 
-def allreduce(size, repeats):
-    """Return the seconds in which all processes add up an array of `size` float32."""
+def allreduce(sizes, repeats, times=50):
+    """Return the seconds in which all processes add up float32 arrays of these sizes, in a loop.
+
+    A loop of the compiled program, as that of the training steps is: a sum by itself, which the
+    process waits for, takes half as long or less.
+    """
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
 
     mesh = keras.distribution.distribution().device_mesh.backend_mesh
     sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
-    mine = np.ones((jax.local_device_count(), size), "float32")
-    array = jax.make_array_from_process_local_data(sharding, mine)
-    add = jax.jit(lambda a: a.sum(axis=0), out_shardings=NamedSharding(mesh, PartitionSpec()))
+    mine = [np.ones((jax.local_device_count(), size), "float32") for size in sizes]
+    arrays = [jax.make_array_from_process_local_data(sharding, a) for a in mine]
+
+    def add(arrays):
+        def once(_, sums):
+            # What is added depends on the last sum, so that no sum is left out.
+            return [(a + 1e-9 * s).sum(axis=0) for a, s in zip(arrays, sums, strict=True)]
+
+        zeros = [jax.numpy.zeros(size) for size in sizes]
+        return jax.lax.fori_loop(0, times, once, zeros)
+
+    add = jax.jit(add, out_shardings=NamedSharding(mesh, PartitionSpec()))
     seconds = []
-    for _ in range(3 * repeats):
+    for _ in range(repeats + 1):
         start = time.perf_counter()
-        jax.block_until_ready(add(array))
-        seconds.append(time.perf_counter() - start)
+        jax.block_until_ready(add(arrays))
+        seconds.append((time.perf_counter() - start) / times)
     return statistics.median(seconds[1:])
 
 
@@ -207,7 +221,7 @@ class Scale:
     """How much to run."""
 
     batches: tuple = (20, 100, 500, 2500)
-    sums: tuple = (1_000, 100_000, NETWORKS["dA"].weights, NETWORKS["classifier"].weights)
+    sums: tuple = (1_000, 100_000, 1_000_000)
     repeats: int = 7
     rows: int = 50_000
     epochs: int = 10
@@ -251,16 +265,17 @@ def fitted(alone, together):
     network = NETWORKS["dA"]
     flops = network.flops_a_weight * network.weights
     a_step, per_example = alone["dA"][small], alone["dA"][large] - alone["dA"][small]
-    sizes = sorted(together["sum"])
-    least, most = sizes[0], sizes[-1]
+    sums = {n: seconds for n, seconds in together["sum"].items() if isinstance(n, int)}
+    least, most = min(sums), max(sums)
     # Two messages, each a half of the array, one way and back.
-    bandwidth = cost_model.BYTES * (most - least) / (together["sum"][most] - together["sum"][least])
+    bandwidth = cost_model.BYTES * (most - least) / (sums[most] - sums[least])
     return Machine(
         flops=flops * (large - small) / per_example,
         memory=math.inf,  # part of the overhead
         overhead=a_step - small * per_example / (large - small),
         link=bandwidth,
-        latency=together["sum"][least] / 2,
+        latency=sums[least] / 2,
+        together=False,
     )
 
 
@@ -270,7 +285,7 @@ def times(found):
     for part in found:
         if part["settings"]["kind"] == "times":
             of[part["settings"]["processes"]] = {
-                kind: {int(n): seconds for n, seconds in values.items()}
+                kind: {int(n) if n.isdigit() else n: s for n, s in values.items()}
                 for kind, values in part["result"].items()
             }
     return of.get(1), of.get(2)
@@ -321,7 +336,7 @@ def _measured(alone, together):
     rows = []
     for kind, network in NETWORKS.items():
         for batch, seconds in sorted(together[kind].items()):
-            half, sum_ = alone[kind][batch // 2], _sum_of(together["sum"], network.weights)
+            half, sum_ = alone[kind][batch // 2], together["sum"][kind]
             rows.append(
                 [
                     TITLES[kind],
@@ -348,16 +363,10 @@ def _measured(alone, together):
         "## Measured",
         "Milliseconds of a step, medians. The cost model knows of this machine what the dA's "
         f"smallest and largest steps alone give ({machine.flops / 1e9:.0f} GFLOP/s, "
-        f"{1e6 * machine.overhead:.0f} µs a step) and the smallest and largest sums "
+        f"{1e6 * machine.overhead:.0f} µs a step) and the smallest and largest sums of one array "
         f"({machine.link / 1e9:.2f} GB/s, {1e6 * machine.latency:.0f} µs a message).",
         parts.table(header, rows),
     ]
-
-
-def _sum_of(sums, weights):
-    """Return the measured seconds of a sum of `weights` numbers, between those that there are."""
-    sizes = sorted(sums)
-    return float(np.interp(weights, sizes, [sums[n] for n in sizes]))
 
 
 def _predicted():

@@ -1,5 +1,6 @@
 """The cost model of docs/scaling.md against counts of others, and the experiment that checks it."""
 
+import dataclasses
 import math
 
 import keras
@@ -40,6 +41,7 @@ def test_flops_are_those_that_the_compiler_counts():
     dA.optimizer.build(dA.trainable_variables)
     assert counted(dA, x, x) == pytest.approx(10 * 300 * 400 * 200, rel=0.05)
     assert network.flops_a_weight * network.weights * 200 == 10 * 300 * 400 * 200
+    assert sum(network.arrays) == dA.count_params() + 1
 
     stack = sda.StackedDenoisingAutoencoder([400, 350], seed=1)
     stack.build((None, 300))
@@ -47,21 +49,24 @@ def test_flops_are_those_that_the_compiler_counts():
     model.compile("sgd", "sparse_categorical_crossentropy")
     network = Network.classifier((300, 400, 350, 10))
     assert network.weights == 300 * 400 + 400 * 350 + 350 * 10
+    assert sum(network.arrays) == model.count_params() + 1  # and the loss
     expected = network.flops_a_weight * network.weights * 200
     assert counted(model, x, np.arange(200) % 10) == pytest.approx(expected, rel=0.05)
 
 
 def test_a_sum_takes_the_messages_and_bytes_of_a_ring_or_tree():
-    assert cost_model.allreduce_seconds(1e6, 1, MACHINE) == 0
+    arrays = (200_000, 50_000)  # 1 MB
+    assert cost_model.allreduce_seconds(arrays, 1, MACHINE) == 0
     # Two devices: each sends one half, and gets the sum of the other.
     assert cost_model.messages(2) == 2
-    assert cost_model.allreduce_seconds(1e6, 2, MACHINE) == pytest.approx(2e-6 + 1e6 / 1e9)
+    assert cost_model.allreduce_seconds(arrays, 2, MACHINE) == pytest.approx(2e-6 + 1e6 / 1e9)
     # A ring of three; a tree of 64, over the network between hosts.
     assert cost_model.messages(3) == 4
     assert cost_model.messages(64) == 12
-    assert cost_model.allreduce_seconds(1e6, 64, MACHINE) == pytest.approx(
-        12e-6 + 2 * 63 / 64 * 1e6 / 1e8
-    )
+    sent = 2 * 63 / 64 * 1e6 / 1e8
+    assert cost_model.allreduce_seconds(arrays, 64, MACHINE) == pytest.approx(12e-6 + sent)
+    each = dataclasses.replace(MACHINE, together=False)
+    assert cost_model.allreduce_seconds(arrays, 64, each) == pytest.approx(2 * 12e-6 + sent)
 
 
 def test_a_step_is_bound_by_memory_or_by_products():
@@ -91,7 +96,7 @@ def test_the_machine_is_found_again_from_the_times_that_it_makes():
     machine = Machine(2e11, math.inf, 3e-4, 5e8, 2e-5)
     network = Network.dA(scaling.VISIBLE, scaling.HIDDEN)
     alone = {"dA": {b: cost_model.compute_seconds(network, b, machine) for b in (10, 100, 900)}}
-    sums = {n: cost_model.allreduce_seconds(4 * n, 2, machine) for n in (10, 10**6)}
+    sums = {n: cost_model.allreduce_seconds((n,), 2, machine) for n in (10, 10**6)}
     fitted = scaling.fitted(alone, {"sum": sums})
     assert fitted.flops == pytest.approx(machine.flops)
     assert fitted.overhead == pytest.approx(machine.overhead)
