@@ -39,15 +39,17 @@ def test_the_errors_are_those_of_the_recorded_run():
 
 def test_the_mean_of_the_tuned_tutorial_is_that_of_its_parts():
     record = README.parent / "experiments" / "results" / "sda_tutorial" / "tuned" / "results.json"
-    results = [
-        part["result"]
-        for part in json.loads(record.read_text())
-        if part["settings"]["arm"] == "pretrained"
-    ]
-    errors = [result["test_error"] for result in results]
-    mean, deviation = statistics.mean(errors), statistics.stdev(errors)
-    assert len(errors) == 5
-    assert f"{mean:.2f} ± {deviation:.2f} % over five seeds" in README.read_text()
+    results = {"pretrained": [], "random": []}
+    for part in json.loads(record.read_text()):
+        results[part["settings"]["arm"]].append(part["result"])
+    errors = {arm: [r["test_error"] for r in of_arm] for arm, of_arm in results.items()}
+    mean = {arm: statistics.mean(of_arm) for arm, of_arm in errors.items()}
+    deviation = {arm: statistics.stdev(of_arm) for arm, of_arm in errors.items()}
+    assert [len(of_arm) for of_arm in errors.values()] == [5, 5]
+    said = {arm: f"{mean[arm]:.2f} ± {deviation[arm]:.2f} %" for arm in errors}
+    text = " ".join(README.read_text().split())
+    assert f"{said['pretrained']} over five seeds" in text
+    assert f"from random weights {said['random']}" in text
     for phase in ("pretraining", "finetuning"):
-        minutes = statistics.mean(r[f"{phase}_cpu_seconds"] for r in results) / 60
-        assert f"{minutes:.1f} " in README.read_text()
+        minutes = statistics.mean(r[f"{phase}_cpu_seconds"] for r in results["pretrained"]) / 60
+        assert f"{minutes:.1f} " in text
