@@ -28,14 +28,14 @@ def part(parts, method, scored_on):
     (found,) = [
         p
         for p in parts
-        if (p["settings"]["method"], p["settings"]["scored_on"]) == (method, scored_on)
+        if (p["settings"]["method"], p["settings"].get("scored_on")) == (method, scored_on)
     ]
     return found
 
 
 def test_every_method_is_tried_and_tested(outcome):
     out, parts, _ = outcome
-    tested = [p["settings"]["method"] for p in parts if p["settings"]["scored_on"] == "test"]
+    tested = [p["settings"]["method"] for p in parts if p["settings"].get("scored_on") == "test"]
     assert sorted(tested) == sorted(larochelle2007.METHODS)
     text = (out / "results.md").read_text()
     for method in larochelle2007.METHODS:
@@ -47,6 +47,19 @@ def test_every_method_is_tried_and_tested(outcome):
     for name in ("errors.png", "rows_rect.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
         assert f"({name})" in text
+
+
+def test_rectangles_are_easier_the_more_their_sides_differ(outcome):
+    out, parts, _ = outcome
+    of_limits = [p for p in parts if p["settings"]["method"] == "limits"]
+    assert [p["settings"]["least_difference"] for p in of_limits] == [3] * 3 + [4] * 3 + [5] * 3
+    mean = np.mean([p["result"]["error"] for p in of_limits[:3]])
+    assert f"| 3 | {mean:.2f} ± " in (out / "results.md").read_text()
+    hard, easy = (
+        larochelle2007.of_limit("rect", (300, 1, 500), "limits", 1, pixels)["error"]
+        for pixels in (1, 20)
+    )
+    assert easy < hard / 2
 
 
 def test_the_error_is_that_of_the_network_on_the_test_rows(outcome):
