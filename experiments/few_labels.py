@@ -191,18 +191,15 @@ def learn_all(model, x, y, rows, graph, spreading, seed, verbose=0):
     again = np.concatenate([np.arange(len(y)), *[rows] * (spreading.repeated // len(rows))])
     if spreading.first:
         recipes.finetune(model, spreading.first, (x[rows], y[rows]), seed=seed, verbose=verbose)
-    else:
-        spread = sda.semisupervised.spread_labels(graph, known, 10, spreading.alpha)
     errors = []
     for k in range(spreading.rounds):
+        said, alpha = None, spreading.alpha
         if k or spreading.first:
             said = model.predict(x, batch_size=1000, verbose=0)
-            said[rows] = np.eye(10)[y[rows]]
-            spread = sda.semisupervised.spread_labels(graph, said, 10, spreading.smoothing)
-        labels, weights = sda.semisupervised.pseudo_labels(spread)
+            alpha = spreading.smoothing
+        labels, weights = sda.semisupervised.targets(graph, known, said, alpha)
         errors.append(round(100 * float(np.mean((labels != y)[known == -1])), 3))
-        labels[rows], weights[rows] = y[rows], 1
-        train = x[again], labels[again], (weights / weights.mean())[again]
+        train = x[again], labels[again], weights[again]
         recipes.finetune(model, spreading.finetuning, train, seed=seed + k, verbose=verbose)
     return errors
 

@@ -125,6 +125,53 @@ def pseudo_labels(probabilities):
     return p.argmax(axis=1), (1 - entropy / np.log(p.shape[1])).astype("float32")
 
 
+def targets(graph, y, predictions=None, alpha=0.99):
+    """Return what a classifier can learn of all rows, where few have labels: classes and weights.
+
+    The labels spread over the graph (`spread_labels`), or a classifier's predictions are smoothed
+    over it; each row learns its likeliest class by its certainty (`pseudo_labels`), and those that
+    have a label learn that, by weight 1 before all weights are divided by their mean. To train and
+    predict in turns is self-training; with the graph, Iscen et al., CVPR 2019.
+
+    Args:
+        graph: Symmetric sparse matrix of shape `(n, n)`, as `neighbour_graph` returns it.
+        y: Integers of shape `(n,)`: the label of a row, or -1 where it is not known.
+        predictions: Class probabilities of shape `(n, num_classes)`, or None: then the labels
+            spread.
+        alpha: Float in (0, 1), the share that comes from the neighbours: near 1 for labels, .5 to
+            .9 for predictions.
+
+    Returns:
+        `(labels, weights)`: integers and float32, both of shape `(n,)`; the mean of the weights
+        is 1.
+
+    Raises:
+        ValueError: If no row has a label, or an argument is out of its range.
+
+    Example:
+
+    >>> graph = sda.semisupervised.neighbour_graph([[0.0], [0.1], [5.0], [5.1]], neighbours=1)
+    >>> labels, weights = sda.semisupervised.targets(graph, [0, -1, 1, -1])
+    >>> labels.tolist(), weights.shape
+    ([0, 0, 1, 1], (4,))
+    """
+    y = np.asarray(y)
+    classes = None if predictions is None else np.shape(predictions)[-1]
+    start = _start(y, classes, graph.shape[0])  # refuses what are no labels
+    known = y >= 0
+    if predictions is not None:
+        predictions = np.asarray(predictions, "float32")
+        if predictions.shape != start.shape or not (predictions >= 0).all():
+            raise ValueError(
+                f"Expected `predictions` to hold probabilities, of shape {start.shape}. "
+                f"Received: shape {predictions.shape}, values from {predictions.min():g}"
+            )
+        start = np.where(known[:, None], start, predictions)
+    labels, weights = pseudo_labels(spread_labels(graph, start, alpha=alpha))
+    labels[known], weights[known] = y[known], 1
+    return labels, weights / weights.mean()
+
+
 def _start(y, num_classes, rows):
     """Return `y` as the matrix Y of `spread_labels`, or raise `ValueError`."""
     y = np.asarray(y)

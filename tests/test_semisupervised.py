@@ -7,7 +7,7 @@ pytest.importorskip("sklearn")
 
 from sklearn.datasets import load_digits
 
-from sda.semisupervised import neighbour_graph, pseudo_labels, spread_labels
+from sda.semisupervised import neighbour_graph, pseudo_labels, spread_labels, targets
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +158,49 @@ def test_spreading_refuses(change, message):
 def test_the_graph_refuses(change, message):
     with pytest.raises(ValueError, match=message):
         neighbour_graph(np.eye(4), **{"neighbours": 2, **change})
+
+
+# What a classifier learns
+
+
+def test_rows_without_a_label_learn_what_spreads_to_them(digits):
+    x, y = digits
+    graph, known = neighbour_graph(x), few(y)
+    spread = spread_labels(graph, known, 10, 0.9)
+    expected, certainty = pseudo_labels(spread)
+    labels, weights = targets(graph, known, alpha=0.9)
+    free = known < 0
+    np.testing.assert_array_equal(labels[free], expected[free])
+    np.testing.assert_array_equal(labels[~free], y[~free])
+    assert weights.mean() == pytest.approx(1, rel=1e-5)
+    of_label = weights[~free][0]
+    np.testing.assert_allclose(weights[~free], of_label)
+    np.testing.assert_allclose(weights[free], certainty[free] * of_label, rtol=1e-5)
+
+
+def test_predictions_are_smoothed_and_give_way_to_labels(digits):
+    x, y = digits
+    graph, known = neighbour_graph(x), few(y)
+    generator = np.random.default_rng(1)
+    # A classifier that is wrong on every fourth row, also on those with a label.
+    said = np.where(generator.random(len(y)) < 0.25, (y + 1) % 10, y)
+    predictions = 0.9 * np.eye(10, dtype="float32")[said] + 0.01
+    labels, _ = targets(graph, known, predictions, alpha=0.9)
+    assert np.mean(labels != y) < 0.5 * np.mean(said != y)
+    np.testing.assert_array_equal(labels[known >= 0], y[known >= 0])
+
+
+@pytest.mark.parametrize(
+    ("y", "predictions", "said"),
+    [
+        ([-1, -1, -1, -1], None, "at least one"),
+        ([0, 1, -1], None, "4 rows of `graph`"),
+        ([0, 2, -1, -1], np.full((4, 2), 0.5), "labels from 0 to 1"),
+        ([0, 1, -1, -1], np.full((3, 2), 0.5), r"`predictions` .* shape \(4, 2\).*\(3, 2\)"),
+        ([0, 1, -1, -1], np.array([[0.5, 0.5]] * 3 + [[-0.5, 1.5]]), "values from -0.5"),
+    ],
+)
+def test_targets_of_the_wrong_kind_are_refused(y, predictions, said):
+    graph = neighbour_graph([[0.0], [0.1], [5.0], [5.1]], neighbours=1)
+    with pytest.raises(ValueError, match=said):
+        targets(graph, y, predictions)
