@@ -18,11 +18,16 @@ CACHE = pathlib.Path("runs/stacks")
 
 @dataclasses.dataclass(frozen=True)
 class Pretraining:
-    """How to pretrain a stack by plain SGD, one value for all layers or one each."""
+    """How to pretrain a stack, one value for all layers or one each.
+
+    `optimizer` is the name of one of Keras's, at the learning rate `rate`.
+    """
 
     units: tuple = (1000, 1000, 1000)
     corruption: tuple | float = (0.1, 0.2, 0.3)
     activation: str = "sigmoid"
+    decoder_activation: tuple | str | None = None
+    optimizer: str = "SGD"
     epochs: tuple | int = 15
     batch_size: int = 20
     rate: float = 0.02
@@ -64,7 +69,7 @@ def digits(quick):
 def untrained(recipe, features, seed):
     """Return the stack of a `Pretraining`, built for rows of `features`, at random weights."""
     stack = sda.StackedDenoisingAutoencoder(
-        recipe.units, recipe.corruption, recipe.activation, seed=seed
+        recipe.units, recipe.corruption, recipe.activation, recipe.decoder_activation, seed=seed
     )
     stack.build((None, features))
     return stack
@@ -101,7 +106,7 @@ def pretrained(recipe, x, seed, validation_data=None, verbose=2):
     with timed(outcome, "seconds"), timed(outcome, "cpu_seconds", time.process_time):
         histories = sda.GreedyPretrainer(
             stack,
-            keras.optimizers.SGD(recipe.rate),
+            getattr(keras.optimizers, recipe.optimizer)(recipe.rate),
             epochs=recipe.epochs,
             batch_size=recipe.batch_size,
             seed=seed,
