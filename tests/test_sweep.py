@@ -360,3 +360,28 @@ def test_data_are_checked_before_anything_is_written(tmp_path):
         with pytest.raises(ValueError, match=message):
             sweep.run(*arguments)
     assert not (tmp_path / "sweep").exists()
+
+
+def test_two_workers_may_make_the_tables_of_a_database_at_once(tmp_path, monkeypatch):
+    optuna = pytest.importorskip("optuna")
+    from sqlalchemy.exc import ProgrammingError
+
+    from sda.sweep import studies
+
+    made, waited = optuna.storages.RDBStorage, []
+
+    def refused(times):
+        def make(*args, **kwargs):
+            if len(waited) < times:
+                raise ProgrammingError("CREATE TYPE", {}, Exception("already exists"))
+            return made(*args, **kwargs)
+
+        return make
+
+    monkeypatch.setattr(studies.time, "sleep", waited.append)
+    monkeypatch.setattr(optuna.storages, "RDBStorage", refused(2))
+    assert isinstance(studies.open_storage(None, tmp_path), made)
+    assert waited == [1, 2]
+    monkeypatch.setattr(optuna.storages, "RDBStorage", refused(10))
+    with pytest.raises(ProgrammingError, match="already exists"):
+        studies.open_storage(None, tmp_path)

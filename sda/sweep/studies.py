@@ -2,6 +2,7 @@
 
 import contextlib
 import secrets
+import time
 
 from sda.seeding import spawn
 
@@ -80,7 +81,16 @@ def open_storage(storage, path):
         return optuna.storages.JournalStorage(backend)
     # Workers that write at the same time wait for each other.
     patience = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite:") else {}
-    return optuna.storages.RDBStorage(storage, engine_kwargs=patience)
+    from sqlalchemy.exc import IntegrityError, ProgrammingError
+
+    for seconds in (1, 2, 4, None):
+        try:
+            return optuna.storages.RDBStorage(storage, engine_kwargs=patience)
+        except (IntegrityError, ProgrammingError):
+            # A server refuses the second of two workers that make Optuna's tables at once.
+            if seconds is None:
+                raise
+            time.sleep(seconds)
 
 
 def claim(study, point, params, distributions, worker):
