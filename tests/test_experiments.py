@@ -1,5 +1,6 @@
 """The experiments: parts that are computed once, recipes, and each experiment end to end."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -157,6 +158,24 @@ def test_a_stack_is_pretrained_once_for_its_settings():
     assert len(list(recipes.CACHE.glob("*.keras"))) == 2
 
 
+def test_a_recipe_may_have_other_units_and_another_optimizer():
+    recipe = dataclasses.replace(
+        RECIPE,
+        activation="relu",
+        decoder_activation=("sigmoid", "linear"),
+        optimizer="Adam",
+        rate=0.01,
+    )
+    x = np.random.default_rng(1).random((40, 12)).astype("float32")
+    stack, _ = recipes.pretrained(recipe, x, seed=1, verbose=0)
+    assert [dA.decoder_activation.__name__ for dA in stack.autoencoders] == ["sigmoid", "linear"]
+    expected = recipes.untrained(recipe, 12, seed=1)
+    sda.GreedyPretrainer(
+        expected, keras.optimizers.Adam(0.01), epochs=1, batch_size=20, seed=1
+    ).fit(x, verbose=0)
+    np.testing.assert_array_equal(stack.encode(x), expected.encode(x))
+
+
 def test_the_rate_falls_to_zero_with_the_last_update():
     x = np.random.default_rng(1).random((50, 12)).astype("float32")
     y = np.arange(50) % 3
@@ -270,6 +289,25 @@ def test_few_labels():
     mean, half = few_labels.interval([a[seed] - b[seed] for seed in (2, 3)])
     assert f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]" in text
     assert (folder / "errors.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize("first", [None, recipes.Finetuning(epochs=1)])
+def test_rounds_begin_with_labels_or_with_predictions(first, monkeypatch):
+    x = np.random.default_rng(1).random((40, 12)).astype("float32")
+    y, rows = np.arange(40) % 10, np.arange(10)
+    asked = []
+
+    def targets(graph, known, predictions, alpha):
+        np.testing.assert_array_equal(known, np.where(np.arange(40) < 10, y, -1))
+        asked.append((predictions is not None, alpha))
+        return np.zeros(40, int), np.ones(40, "float32")
+
+    monkeypatch.setattr(sda.semisupervised, "targets", targets)
+    model = recipes.untrained(RECIPE, 12, 1).classifier(10)
+    spreading = few_labels.Spreading(0.9, 2, 0.7, 20, recipes.Finetuning(epochs=1), first)
+    errors = few_labels.learn_all(model, x, y, rows, None, spreading, seed=1)
+    assert asked == [(True, 0.7) if first else (False, 0.9), (True, 0.7)]
+    assert errors == [90.0, 90.0]
 
 
 def test_the_interval_is_students():
