@@ -211,9 +211,11 @@ def report(found, out):
     rows = [[name, *(f"{e:.2f}" for e in row)] for name, row in PUBLISHED.items()]
     if counts != list(ALONE):
         rows = []
+    there = {arm for arm, _ in errors}
     rows += [
         [title, *(_mean(errors.get((arm, count), {}).values()) for count in counts)]
         for arm, title in ARMS.items()
+        if arm in there
     ]
     differences = [
         [
@@ -221,6 +223,7 @@ def report(found, out):
             *(_difference(errors.get((a, n), {}), errors.get((b, n), {})) for n in counts),
         ]
         for a, b in (("random", "pretrained"), ("random_spread", "pretrained_spread"))
+        if {a, b} <= there
     ]
     spread = [
         [
@@ -238,6 +241,7 @@ def report(found, out):
             ),
         ]
         for arm in ("random_spread", "pretrained_spread")
+        if arm in there
         for k in range(max([len(p["result"].get("spread_errors", [])) for p in found]))
     ]
     header = [f"{count:,} labels" for count in counts]
