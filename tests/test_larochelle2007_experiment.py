@@ -51,12 +51,15 @@ def test_every_method_is_tried_and_tested(outcome):
 
 def test_rectangles_are_easier_the_more_their_sides_differ(outcome):
     out, parts, _ = outcome
-    of_limits = [p for p in parts if p["settings"]["method"] == "limits"]
-    assert [p["settings"]["least_difference"] for p in of_limits] == [3] * 3 + [4] * 3 + [5] * 3
+    of_limits = [p for p in parts if "least_difference" in p["settings"]]
+    drawn = [(p["settings"]["method"], p["settings"]["least_difference"]) for p in of_limits]
+    assert drawn == [("svm", pixels) for pixels in (3, 4, 5) for _ in range(3)] + [("sdae", 4)]
     mean = np.mean([p["result"]["error"] for p in of_limits[:3]])
-    assert f"| 3 | {mean:.2f} ± " in (out / "results.md").read_text()
+    text = (out / "results.md").read_text()
+    assert f"| 3 | {mean:.2f} ± " in text
+    assert f" | {of_limits[-1]['result']['error']:.2f} |\n| 5 |" in text
     hard, easy = (
-        larochelle2007.of_limit("rect", (300, 1, 500), "limits", 1, pixels)["error"]
+        larochelle2007.of_limit("rect", (300, 1, 500), "svm", 1, pixels)["error"]
         for pixels in (1, 20)
     )
     assert easy < hard / 2
@@ -87,7 +90,7 @@ def test_a_second_run_computes_nothing(outcome, monkeypatch):
 def test_networks_are_loaded_not_trained_again(outcome):
     _, _, cache = outcome
     folders = sorted(folder.name for folder in cache.iterdir())
-    assert len(folders) == 3  # sdae, sae, random
+    assert len(folders) == 4  # sdae, sae, random, sdae with another limit
     data = problems.generate("rect", larochelle2007.QUICK.sizes, seed=3)
     protocol = dataclasses.asdict(larochelle2007.QUICK.protocol)
     larochelle2007.trained_network(
