@@ -162,6 +162,16 @@ def test_precision_is_as_measured():
     assert all(line in measured for line in quoted)
 
 
+def test_errors_are_those_of_the_tables_that_are_linked():
+    page = ROOT / "docs" / "did_pretraining_pay.md"
+    links = set(re.findall(r"\]\(([^)#]+results\.md)\)", page.read_text()))
+    assert len(links) > 3
+    measured = "".join((page.parent / link).read_text() for link in links)
+    errors = set(re.findall(r"\d+\.\d\d\b", page.read_text()))
+    assert len(errors) > 40
+    assert not errors - set(re.findall(r"\d+\.\d\d\b", measured))
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_within_the_project_lead_somewhere(page):
     path = ROOT / page
