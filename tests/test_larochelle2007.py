@@ -275,13 +275,13 @@ def test_rectangles_are_outlines_that_differ_in_height_and_width():
     for image, label in zip(x.reshape(-1, 28, 28), y, strict=True):
         height, width, top, left = box(image)
         seen.add((height, width))
-        assert abs(height - width) >= 3
+        assert abs(height - width) >= 4
         assert label == (height > width)
         expected = np.zeros((28, 28))
         expected[top : top + height, left : left + width] = 1
         expected[top + 1 : top + height - 1, left + 1 : left + width - 1] = 0
         np.testing.assert_array_equal(image, expected)
-    allowed = {(h, w) for h in range(1, 29) for w in range(1, 29) if abs(h - w) >= 3}
+    allowed = {(h, w) for h in range(1, 29) for w in range(1, 29) if abs(h - w) >= 4}
     assert seen <= allowed
     assert len(seen) > 0.98 * len(allowed)
 
