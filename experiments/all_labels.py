@@ -119,6 +119,7 @@ def report(found, out):
         "Errors of the last weights, none were picked. Minutes include pretraining, unless the "
         "stack was there already.",
         parts.table(["", f"{score.replace('_', ' ')}, %", "minutes"], rows),
+        "![Curves of the first seed](training_curves.png)",
         parts.machines(found),
     ]
     (out / "results.md").write_text("\n\n".join(text) + "\n")

@@ -329,7 +329,7 @@ def _limits_table(found):
     rows.append(["published", *(f"{PUBLISHED['rect'][method]:.2f}" for method in errors)])
     return [
         "How hard `rect` is hangs on the pixels by which sides must differ: 3, as the authors are "
-        "quoted, or 4, with which both methods err as published, and which the set has. The SVM on "
+        "quoted, or 4, with which the SVM errs as published, and which the set has. The SVM on "
         f"pixels (C 3, γ 2) on {LIMIT_DRAWS} further sets each, mean ± deviation, and SDAE-3 on "
         "one of them, by the first of the levels:",
         parts.table(["sides differ by at least", "SVM, %", "SDAE-3, %"], rows),

@@ -7,6 +7,7 @@ import statistics
 
 import keras
 import numpy as np
+import pytest
 
 import sda
 
@@ -37,19 +38,45 @@ def test_the_errors_are_those_of_the_recorded_run():
         assert row in README.read_text()
 
 
-def test_the_mean_of_the_tuned_tutorial_is_that_of_its_parts():
-    record = README.parent / "experiments" / "results" / "sda_tutorial" / "tuned" / "results.json"
-    results = {"pretrained": [], "random": []}
-    for part in json.loads(record.read_text()):
-        results[part["settings"]["arm"]].append(part["result"])
-    errors = {arm: [r["test_error"] for r in of_arm] for arm, of_arm in results.items()}
-    mean = {arm: statistics.mean(of_arm) for arm, of_arm in errors.items()}
-    deviation = {arm: statistics.stdev(of_arm) for arm, of_arm in errors.items()}
-    assert [len(of_arm) for of_arm in errors.values()] == [5, 5]
-    said = {arm: f"{mean[arm]:.2f} ± {deviation[arm]:.2f} %" for arm in errors}
-    text = " ".join(README.read_text().split())
-    assert f"{said['pretrained']} over five seeds" in text
-    assert f"from random weights {said['random']}" in text
-    for phase in ("pretraining", "finetuning"):
-        minutes = statistics.mean(r[f"{phase}_cpu_seconds"] for r in results["pretrained"]) / 60
-        assert f"{minutes:.1f} " in text
+RESULTS = README.parent / "experiments" / "results"
+
+
+def errors_of(folder, arm, **settings):
+    """Return the test errors of an arm, from the file of an experiment."""
+    return [
+        part["result"]["test_error"]
+        for part in json.loads((RESULTS / folder / "results.json").read_text())
+        if part["settings"]["arm"] == arm
+        and all(part["settings"][name] == value for name, value in settings.items())
+    ]
+
+
+@pytest.mark.parametrize(
+    ("folder", "settings", "runs"),
+    [
+        ("sda_tutorial/tuned", {}, 5),
+        ("all_labels", {}, 3),
+        ("few_labels", {"labels": 100}, 10),
+        ("few_labels", {"labels": 3000}, 10),
+    ],
+)
+def test_means_are_those_of_the_parts(folder, settings, runs):
+    said = []
+    for arm in ("pretrained", "random"):
+        errors = errors_of(folder, arm, **settings)
+        assert len(errors) == runs
+        said.append(f"{statistics.mean(errors):.2f} ± {statistics.stdev(errors):.2f} %")
+    assert f"| {said[0]} | {said[1]} |" in README.read_text()
+
+
+def test_minutes_are_those_of_the_parts():
+    record = RESULTS / "sda_tutorial" / "tuned" / "results.json"
+    results = [
+        part["result"]
+        for part in json.loads(record.read_text())
+        if part["settings"]["arm"] == "pretrained"
+    ]
+    text = README.read_text()
+    for phase, rest in (("pretraining", " minutes of one core"), ("finetuning", " for fine")):
+        minutes = statistics.mean(r[f"{phase}_cpu_seconds"] for r in results) / 60
+        assert f"{minutes:.1f}{rest}" in text

@@ -77,8 +77,8 @@ def generate(name, sizes=None, seed=0):
     natural image either. What the publications leave open is decided so: digit and background are
     blended by the greater of the two; patches come from 8, 2 and 3 images, with equal chance;
     labels of convex sets are drawn evenly; half-planes are drawn as `shapes.convex_sets` says. The
-    sides of `"rect"` differ by 4, though the authors are quoted with 3: with 4 vector machines and
-    networks err as published, with 3 up to twice as often.
+    sides of `"rect"` differ by 4, though the authors are quoted with 3: with 4 a vector machine
+    errs as often as published, with 3 two thirds more often.
     Errors are therefore comparable with published ones only where a calibration says so
     (`python -m experiments.larochelle2007 --methods svm`).
 
