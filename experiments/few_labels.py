@@ -12,7 +12,6 @@ were chosen on one or two further sets a size, by the labels of the last 10,000 
 
 import dataclasses
 import functools
-import json
 import math
 import statistics
 
@@ -328,16 +327,8 @@ def main(arguments=None):
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     a = parser.parse_args(arguments)
     scale = QUICK if a.quick else FULL
-    whole = json.loads(json.dumps(plan(scale, a.seed)))
-
-    def write(_, out):
-        report(parts.chosen(whole, out), out)
-
     parts.complete(
-        [settings for settings in whole if settings["arm"] in a.arms],
-        compute(recipes.digits(a.quick), scale),
-        write,
-        a.out,
+        plan(scale, a.seed), compute(recipes.digits(a.quick), scale), report, a.out, a.arms
     )
     print(f"Results are in {a.out}/")
 

@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
         return arguments
 
 
-def complete(plan, compute, report, out):
+def complete(plan, compute, report, out, arms=None):
     """Compute the parts of `plan` that `out`/results.json lacks; return all parts of the plan.
 
     A part is a dictionary of its `settings`, its `result`, the `seconds` it took, and the
@@ -69,12 +69,16 @@ def complete(plan, compute, report, out):
         report: Function of (the parts there are, `out`) that writes tables and pictures; called
             after every part.
         out: Folder, made where needed.
+        arms: None, or a list: only parts whose setting "arm" is in it are computed. The report is
+            of all.
     """
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
     plan = [json.loads(json.dumps(settings)) for settings in plan]
     there = chosen(plan, out)
     missing = [settings for settings in plan if settings not in [p["settings"] for p in there]]
+    if arms is not None:
+        missing = [settings for settings in missing if settings["arm"] in arms]
     print(f"{len(there)} of {len(plan)} parts are in {out}", flush=True)
     start = time.monotonic()
     for done, settings in enumerate(missing):

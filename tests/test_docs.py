@@ -172,6 +172,14 @@ def test_errors_are_those_of_the_tables_that_are_linked():
     assert not errors - set(re.findall(r"\d+\.\d\d\b", measured))
 
 
+def test_steps_of_two_processes_are_as_measured():
+    measured = (RESULTS / "scaling" / "results.md").read_text()
+    _, section = (ROOT / "docs" / "scaling.md").read_text().split("## What was measured")
+    quoted = set(re.findall(r"\d+\.\d\d\b", section.split("\n## ")[0]))
+    assert len(quoted) > 30
+    assert not quoted - set(re.findall(r"\d+\.\d\d\b", measured))
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_within_the_project_lead_somewhere(page):
     path = ROOT / page

@@ -80,6 +80,23 @@ def test_other_settings_are_parts_of_their_own(tmp_path):
     assert len(json.loads((tmp_path / "results.json").read_text())) == 4
 
 
+def test_some_arms_are_computed_and_all_are_reported(tmp_path):
+    computed, reported = [], []
+
+    def compute(seed, arm):
+        computed.append(arm)
+        return {}
+
+    plan = [{"seed": 1, "arm": arm} for arm in ("a", "b")]
+    for arms in (["b"], ["a"], None):
+        parts.complete(
+            plan, compute, lambda found, out: reported.append(len(found)), tmp_path, arms
+        )
+    assert computed == ["b", "a"]
+    assert reported[0] == 1
+    assert reported[-1] == 2
+
+
 def test_a_part_says_how_it_came_about(tmp_path):
     work = Work()
     (part,) = parts.complete(PLAN[:1], work.compute, work.report, tmp_path)
