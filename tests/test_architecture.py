@@ -20,10 +20,11 @@ BACKENDS = {"tensorflow", "jax", "torch"}
 DRIVERS = {f"training.{backend}" for backend in BACKENDS}
 
 # The ground, which every module may know.
-GROUND = {"checks", "forks", "processes", "replicas", "safe_files", "seeding"}
+GROUND = {"checks", "devices", "forks", "processes", "replicas", "safe_files", "seeding"}
 # What each of the lower modules may know besides. Above them, anything but a cycle is allowed.
 MAY_KNOW = {
     "checks": set(),
+    "devices": set(),
     "forks": set(),
     "processes": set(),
     "replicas": set(),
@@ -169,8 +170,8 @@ def test_only_the_drivers_import_a_backend():
         for name, path in MODULES.items()
         if BACKENDS & {module.split(".")[0] for module in imported(path)}
     }
-    # Which processes and replicas there are, their backend alone knows.
-    assert importers == DRIVERS | {"training.mesh", "processes", "replicas"}
+    # Which devices, processes and replicas there are, their backend alone knows.
+    assert importers == DRIVERS | {"training.mesh", "devices", "processes", "replicas"}
 
 
 def test_there_is_no_module_for_odds_and_ends():

@@ -12,13 +12,16 @@ import sda
 from experiments import (
     all_labels,
     corruption_levels,
+    cost_model,
     da_tutorial,
     few_labels,
+    one_gpu,
     parts,
     precision,
     recipes,
     record,
     samples,
+    scaling,
     sda_tutorial,
     shared_prefixes,
 )
@@ -285,6 +288,16 @@ def test_corruption_levels():
         assert (folder / f"{name}.png").read_bytes().startswith(PNG)
 
 
+def test_levels_may_have_different_numbers_of_seeds():
+    figure = corruption_levels.draw_errors(
+        [0.0, 0.5], {"error": {"codes": [[3.0, 1.0], [4.0]], "pixels": 5.0}}
+    )
+    mean, *dots, pixels = figure.axes[0].lines
+    assert list(mean.get_ydata()) == [2.0, 4.0]
+    assert [list(line.get_ydata()) for line in dots] == [[3.0, 1.0], [4.0]]
+    assert list(pixels.get_ydata()) == [5.0, 5.0]
+
+
 def test_repair_errors_are_squared_errors_an_image():
     x = np.random.default_rng(1).random((20, 784)).astype("float32")
     stack = recipes.untrained(recipes.Pretraining(units=(8,), corruption=0.1), 784, 1)
@@ -374,6 +387,25 @@ def test_shared_prefixes():
     found["summary"] = shared_prefixes.summary(tables)
     shared_prefixes.report(found, pathlib.Path("out"))
     assert "are NOT the same" in pathlib.Path("out/results.md").read_text()
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="populations are JAX's")
+def test_one_gpu():
+    _, found, text = run(one_gpu)
+    assert [part["settings"]["kind"] for part in found] == ["step"] * 2 + ["population"] * 3
+    step, alone, two = found[0], found[2], found[4]
+    assert step["result"]["seconds"] > 0
+    predicted = 1e6 * cost_model.step_seconds(scaling.NETWORKS["dA"], 20, 1, cost_model.H100)
+    assert f"| dA 784-1000 | 20 | {1e6 * step['result']['seconds']:.0f} | {predicted:.0f} |" in text
+    ratio = two["result"]["seconds"] / alone["result"]["seconds"]
+    assert f" | {ratio:.2f} | {2 / ratio:.1f} |" in text
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="it has populations")
+def test_one_gpu_needs_jax(capsys):
+    with pytest.raises(SystemExit):
+        one_gpu.main(["--quick"])
+    assert "needs the backend jax" in capsys.readouterr().err
 
 
 def test_precision():

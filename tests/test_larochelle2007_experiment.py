@@ -101,20 +101,6 @@ def test_networks_are_loaded_not_trained_again(outcome):
     assert sorted(folder.name for folder in cache.iterdir()) == folders
 
 
-def test_unpretrained_networks_have_as_many_tries():
-    search = larochelle2007.Search()
-    for problem, levels in (("basic", [0.1, 0.4]), ("rot", [0.1, 0.4, 0.25])):
-        tries = {
-            method: larochelle2007.candidates(problem, method, search, 1, None)
-            for method in ("sdae", "random")
-        }
-        assert [t["level"] for t in tries["sdae"]] == levels
-        assert [t["draw"] for t in tries["random"]] == list(range(len(levels)))
-    # The last one learned longer.
-    lengths = [t["protocol"]["pretraining_examples"] for t in tries["sdae"]]
-    assert lengths == [1_000_000, 1_000_000, 4_000_000]
-
-
 def test_codes_wait_for_the_network(tmp_path, capsys):
     larochelle2007.main(
         ["--quick", "--problems", "rect", "--methods", "svm_codes", "--out", str(tmp_path)]
@@ -159,3 +145,31 @@ def test_pretraining_moves_the_stack_and_finetuning_a_copy(tmp_path, monkeypatch
     assert not np.array_equal(kernels[None][0], kernels["masking"][0])
     for pretrained, finetuned in kernels.values():
         assert not np.array_equal(pretrained, finetuned)
+
+
+def test_networks_without_noise_and_from_random_weights_are_trained_as_long(tmp_path):
+    """Where noise is tried at other lengths, the others are, too."""
+
+    def lengths(method):
+        tries = larochelle2007.candidates("rot", method, larochelle2007.Search(), 1, tmp_path)
+        protocols = [settings["protocol"] for settings in tries]
+        return [
+            (p["pretraining_examples"] / 1e6, p["finetuning_examples"] / 1e6) for p in protocols
+        ]
+
+    noisy = lengths("sdae")
+    assert noisy == [(1, 0.4)] * 2 + [(4, 0.4)] * 3 + [(4, 2)] * 2
+    assert lengths("sae") == [(1, 0.4), (4, 0.4), (4, 2)]
+    assert [finetuning for _, finetuning in lengths("random")] == [f for _, f in noisy]
+    tries = larochelle2007.candidates("rot", "random", larochelle2007.Search(), 1, tmp_path)
+    assert [settings["draw"] for settings in tries] == list(range(7))
+    basic = larochelle2007.candidates("basic", "sdae", larochelle2007.Search(), 1, tmp_path)
+    assert [settings["level"] for settings in basic] == [0.1, 0.4]
+
+
+def test_a_table_says_what_was_trained_longer():
+    settings = {"protocol": dataclasses.asdict(larochelle2007.Search().protocol)}
+    assert larochelle2007._length(settings) == ""
+    settings["protocol"] |= larochelle2007.LONGEST
+    expected = "pretrained 4 times as long, fine-tuned 5 times as long, "
+    assert larochelle2007._length(settings) == expected

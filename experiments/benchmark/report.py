@@ -1,12 +1,14 @@
 """The measurements as text: a table a work, for the terminal and for Markdown."""
 
+from sda.runs import machine_name
+
 
 def lines(results):
     """Return the results as lines of Markdown."""
     found = [
         "# Benchmark",
         "",
-        f"{results['machine']['processor']}, {results['threads']} threads; "
+        f"{machine_name(results['machine'])}, {results['threads']} threads; "
         + ", ".join(f"{name} {version}" for name, version in results["versions"].items())
         + f"; digits: {results['digits']}; seed {results['seed']}.",
         "",

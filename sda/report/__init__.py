@@ -177,7 +177,7 @@ def _duration(seconds):
 def _machine(record):
     versions = ", ".join(f"{k} {v}" for k, v in record.get("versions", {}).items())
     machine = record.get("machine", {})
-    return f"{versions}; {machine.get('processor')}, {machine.get('cores')} cores"
+    return f"{versions}; {runs.machine_name(machine)}"
 
 
 def _scores(phase):

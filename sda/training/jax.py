@@ -3,6 +3,7 @@
 import contextlib
 
 import jax
+import numpy as np
 from jax import lax
 
 from sda.training.rows import batch
@@ -93,22 +94,35 @@ class Population:
             [getattr(noise, self.name) if self.name else 0.0 for noise in noises], "float32"
         )
         axes = (0, 0, None if same else 0, 0, None)
-        self._train = jax.jit(jax.vmap(self._train_steps, axes))
+        self._together = jax.vmap(self._train_steps, axes)
+        self._train = jax.jit(self._train_all)
 
     def put(self, array):
         """Return `array` on the device."""
         return self.drivers[0].put(array)
 
     def train(self, data, batches):
-        """Take one step of each member on each of its rows of indices, `batches[member]`."""
+        """Take one step of each member on each of its rows of indices, `batches[member]`.
+
+        Returns:
+            Array of booleans: whose weights are finite.
+        """
         variables = [driver._train_variables() for driver in self.drivers]
         states = [tuple([v.value for v in group] for group in groups) for groups in variables]
-        stacked = jax.tree.map(lambda *values: jax.numpy.stack(values), *states)
-        stacked = self._train(stacked, self.levels, data, batches, batches.shape[1])
-        for i, groups in enumerate(variables):
-            for group, values in zip(groups, stacked, strict=True):
+        states, finite = self._train(states, self.levels, data, batches, batches.shape[1])
+        for groups, state in zip(variables, states, strict=True):
+            for group, values in zip(groups, state, strict=True):
                 for variable, value in zip(group, values, strict=True):
-                    variable.assign(value[i])
+                    variable.assign(value)
+        return np.asarray(finite)
+
+    def _train_all(self, states, levels, data, batches, steps):
+        # Joined and taken apart in the compiled program: one by one that is hundreds of dispatches.
+        stacked = jax.tree.map(lambda *values: jax.numpy.stack(values), *states)
+        stacked = self._together(stacked, levels, data, batches, steps)
+        finite = [jax.numpy.isfinite(w).all(range(1, w.ndim)) for w in stacked[0]]
+        states = [jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(len(states))]
+        return states, jax.numpy.stack(finite).all(0)
 
     def _train_steps(self, state, level, data, batches, steps):
         with self._at(level):
