@@ -73,12 +73,12 @@ class Machine:
 
 
 # NVIDIA's data sheet of the H100 SXM: 495 TFLOP/s in TF32, 3.35 TB/s, NVLink of 450 GB/s in each
-# direction; a 400 Gbit/s network adapter a GPU. That products reach half of it, and what a step and
-# a message cost at least, are assumptions.
+# direction; a 400 Gbit/s network adapter a GPU. That products reach half of it, and what a message
+# costs at least, are assumptions; what a step costs was measured (`experiments/one_gpu.py`).
 H100 = Machine(
     flops=0.5 * 495e12,
     memory=3.35e12,
-    overhead=30e-6,
+    overhead=50e-6,
     link=450e9,
     latency=5e-6,
     network=50e9,

@@ -180,6 +180,21 @@ def test_steps_of_two_processes_are_as_measured():
     assert not quoted - set(re.findall(r"\d+\.\d\d\b", measured))
 
 
+def test_what_one_gpu_does_is_as_measured():
+    measured = (RESULTS / "one_gpu" / "results.md").read_text()
+    steps = re.findall(r"\| ([\d,]+) \| (\d+) \| (\d+) \|", measured)
+    _, section = (ROOT / "docs" / "scaling.md").read_text().split("## What it predicts")
+    table = section.split("\n\n")[2]
+    assert re.findall(r"\| ([\d,]+) \| (\d+) \| (\d+) \|", table) == steps
+    assert len(steps) == 8
+    for page, count in (("sweeps", 4), ("speed", 4)):
+        text = (ROOT / "docs" / f"{page}.md").read_text()
+        (paragraph,) = [part for part in text.split("\n\n") if "one_gpu" in part]
+        numbers = re.findall(r"\d+\.\d\d\b", paragraph)
+        assert len(numbers) == count
+        assert all(f"| {number} |" in measured for number in numbers)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_within_the_project_lead_somewhere(page):
     path = ROOT / page
