@@ -229,6 +229,7 @@ def report(found, out, search, seed):
     finals = {key: final for key, (_, final, _) in outcomes.items() if final is not None}
     errors = {key: final["result"]["error"] for key, final in finals.items()}
     text = [f"# {__doc__.splitlines()[0]}", *_error_table(outcomes, errors), *_verdicts(errors)]
+    text += _lengths_table(search, seed, out)
     text += _limits_table(parts.chosen(json.loads(json.dumps(limits(search, seed))), out))
     missing = [f"{p} {m}" for p, m in outcomes if (p, m) not in finals]
     if missing:
@@ -331,6 +332,37 @@ def _verdicts(errors):
         "A generated set counts as comparable where the SVM on pixels errs as often as published, "
         "within 15 % of the published error, or 30 % where natural images are behind.",
         parts.table([*header, "SDAE-3 ≤ SAE-3", "SDAE-3 ≤ random weights"], rows),
+    ]
+
+
+def _lengths_table(search, seed, out):
+    """Return what longer training did, on the validation rows."""
+    rows, usual = {}, Protocol()
+    for problem in () if search.sizes else FURTHER:
+        for method in ("sdae", "sae", "random"):
+            for part in selection.tries(candidates(problem, method, search, seed, out), out):
+                settings, protocol = part["settings"], part["settings"]["protocol"]
+                level = f", ν {settings['level']:g}" if method == "sdae" else ""
+                column = 0
+                if protocol["pretraining_examples"] > usual.pretraining_examples:
+                    column = 1
+                if protocol["finetuning_examples"] > usual.finetuning_examples:
+                    column = 2
+                cells = rows.setdefault((problem, METHODS[method] + level), [[], [], []])
+                cells[column].append(f"{part['result']['error']:.2f}")
+    if not rows:
+        return []
+    header = [
+        "problem",
+        "network",
+        "usual",
+        "4 times the pretraining",
+        "and 5 times the fine-tuning",
+    ]
+    return [
+        "What longer training did: errors on the validation rows, in percent; of networks from "
+        "random weights, each of the initial weights that were tried.",
+        parts.table(header, [[*key, *map(", ".join, cells)] for key, cells in rows.items()]),
     ]
 
 

@@ -25,12 +25,17 @@ def found(candidates, out):
 
     Both parts are None until there is a result for each candidate; the second, until it is there.
     """
-    tried = parts.chosen(_tries(candidates), out)
+    tried = tries(candidates, out)
     if len(tried) < len(candidates) or not candidates:
         return None, None, len(tried)
     best = min(tried, key=lambda part: part["result"]["error"])
     final = parts.chosen([_final(best)], out)
     return best, (final[0] if final else None), len(tried)
+
+
+def tries(candidates, out):
+    """Return the parts of the candidates on the validation rows, as far as they are there."""
+    return parts.chosen(_tries(candidates), out)
 
 
 def half_width(error, rows):

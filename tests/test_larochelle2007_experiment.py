@@ -173,3 +173,24 @@ def test_a_table_says_what_was_trained_longer():
     settings["protocol"] |= larochelle2007.LONGEST
     expected = "pretrained 4 times as long, fine-tuned 5 times as long, "
     assert larochelle2007._length(settings) == expected
+
+
+def test_what_longer_training_did_is_told_apart(tmp_path):
+    search = larochelle2007.Search()
+    tries = [
+        settings
+        for method in ("sdae", "random")
+        for settings in larochelle2007.candidates("rot", method, search, 1, tmp_path)
+    ]
+    found = [
+        {"settings": {**settings, "scored_on": "valid"}, "result": {"error": 5 + k / 4}}
+        for k, settings in enumerate(tries)
+    ]
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    _, table = larochelle2007._lengths_table(search, 1, tmp_path)
+    # Level 0.1 is the first, fifth and last of seven; random weights are the seven after these.
+    assert "| rot | SDAE-3, ν 0.1 | 5.00 | 6.00 | 6.50 |" in table
+    assert "| rot | SDAE-3, ν 0.25 |  | 5.50 |  |" in table
+    random = "6.75, 7.00, 7.25, 7.50, 7.75 |  | 8.00, 8.25"
+    assert f"| rot | random weights | {random} |" in table
+    assert larochelle2007._lengths_table(larochelle2007.QUICK, 1, tmp_path) == []
