@@ -220,6 +220,8 @@ def report(found, out):
     draw_errors(list(results), panels).savefig(out / "errors.png", dpi=110)
     tilings = {level: np.asarray(Image.open(out / picture(level))) for level in results}
     draw_filters(tilings).savefig(out / "filters.png", dpi=110)
+    # In grey alone, as it is: half of the bytes.
+    Image.open(out / "filters.png").convert("L").save(out / "filters.png", optimize=True)
     repair = [np.mean([r["repair_errors"] for r in of], axis=0) for of in results.values()]
     draw_repair(np.transpose(repair), LEVELS, list(results)).savefig(out / "repair.png", dpi=110)
 
