@@ -194,13 +194,8 @@ def limits(search, seed, methods=("svm", "sdae")):
         for k in range(LIMIT_DRAWS)
     ]
     protocol = dataclasses.asdict(search.protocol)
-    of_sdae = [
-        {
-            **{**common, "method": "sdae", "seed": seed, "least_difference": pixels},
-            **{"protocol": protocol, "level": search.levels[0]},
-        }
-        for pixels in LIMITS
-    ]
+    sdae = {"method": "sdae", "protocol": protocol, "level": search.levels[0]}
+    of_sdae = [{**common, **sdae, "seed": seed, "least_difference": pixels} for pixels in LIMITS]
     return of_svm * ("svm" in methods) + of_sdae * ("sdae" in methods)
 
 
@@ -298,14 +293,16 @@ def _error_table(outcomes, errors):
     ]
 
 
+def _lengths(settings):
+    """Return how many times as long as usual a network was pretrained, and fine-tuned."""
+    names = "pretraining_examples", "finetuning_examples"
+    return [settings["protocol"][name] / getattr(Protocol(), name) for name in names]
+
+
 def _length(settings):
     """Return how long a network was trained, where longer than usual."""
-    text = ""
-    for phase, word in (("pretraining", "pretrained"), ("finetuning", "fine-tuned")):
-        examples = settings["protocol"][f"{phase}_examples"]
-        times = examples / getattr(Protocol(), f"{phase}_examples")
-        text += f"{word} {times:g} times as long, " if times > 1 else ""
-    return text
+    words = zip(("pretrained", "fine-tuned"), _lengths(settings), strict=True)
+    return "".join(f"{word} {times:g} times as long, " for word, times in words if times > 1)
 
 
 def _verdicts(errors):
@@ -337,17 +334,14 @@ def _verdicts(errors):
 
 def _lengths_table(search, seed, out):
     """Return what longer training did, on the validation rows."""
-    rows, usual = {}, Protocol()
+    rows = {}
     for problem in () if search.sizes else FURTHER:
         for method in ("sdae", "sae", "random"):
             for part in selection.tries(candidates(problem, method, search, seed, out), out):
-                settings, protocol = part["settings"], part["settings"]["protocol"]
+                settings = part["settings"]
                 level = f", ν {settings['level']:g}" if method == "sdae" else ""
-                column = 0
-                if protocol["pretraining_examples"] > usual.pretraining_examples:
-                    column = 1
-                if protocol["finetuning_examples"] > usual.finetuning_examples:
-                    column = 2
+                pretraining, finetuning = _lengths(settings)
+                column = 2 if finetuning > 1 else int(pretraining > 1)
                 cells = rows.setdefault((problem, METHODS[method] + level), [[], [], []])
                 cells[column].append(f"{part['result']['error']:.2f}")
     if not rows:

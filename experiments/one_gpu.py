@@ -37,15 +37,21 @@ QUICK = Scale((20,), 200, 1, (1, 2), 20, 200, 2, (8,))
 
 def plan(scale, seed):
     """Return the settings of the parts."""
+    of_step = {"seed": seed, "kind": "step", "rows": scale.rows, "repeats": scale.repeats}
+    of_population = {
+        "seed": seed,
+        "kind": "population",
+        "batch": scale.population_batch,
+        "rows": scale.population_rows,
+        "epochs": scale.epochs,
+    }
     steps = [
-        {"seed": seed, "kind": "step", "network": network, "batch": batch, "rows": scale.rows}
-        | {"repeats": scale.repeats}
+        {**of_step, "network": network, "batch": batch}
         for network in NETWORKS
         for batch in scale.batches
     ]
     populations = [
-        {"seed": seed, "kind": "population", "members": members, "units": units}
-        | {"batch": scale.population_batch, "rows": scale.population_rows, "epochs": scale.epochs}
+        {**of_population, "members": members, "units": units}
         for units in scale.widths
         for members in (None, *scale.members)
     ]

@@ -131,7 +131,7 @@ def machines(parts):
     seeds = sorted({part["seed"] for part in parts})
     places = {
         f"{', '.join(f'{k} {v}' for k, v in part['versions'].items())}; "
-        f"{machine_name(part['machine'])}"
+        + machine_name(part["machine"])
         + (f", products at {precision}" if (precision := part.get("matmul_precision")) else "")
         for part in parts
     }

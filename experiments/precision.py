@@ -7,12 +7,12 @@ median of those after the first, which compiles.
 
 import dataclasses
 import statistics
-import time
 
 import keras
 
 import sda
 from experiments import parts, recipes
+from experiments.record import EpochClock
 
 NAME = "precision"
 POLICIES = ("float32", "mixed_bfloat16")
@@ -32,23 +32,6 @@ class Sizes:
 
 
 QUICK = Sizes(rows=200, units=(20, 10), epochs=2, batch_size=20)
-
-
-class EpochClock(keras.callbacks.Callback):
-    """Keeps the seconds of each epoch."""
-
-    def __init__(self):
-        super().__init__()
-        self.seconds = []
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.start = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.seconds.append(time.perf_counter() - self.start)
-
-    def median(self):
-        return statistics.median(self.seconds[1:])
 
 
 def plan(sizes, seed):

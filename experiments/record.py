@@ -1,6 +1,7 @@
 """What every result carries: versions, machine, seed; and how long it took."""
 
 import contextlib
+import statistics
 import time
 
 import keras
@@ -8,7 +9,7 @@ import keras
 from sda import runs
 from sda.runs import write_json
 
-__all__ = ["circumstances", "matmul_precision", "timed", "write_json"]
+__all__ = ["EpochClock", "circumstances", "matmul_precision", "timed", "write_json"]
 
 
 def circumstances(seed):
@@ -36,3 +37,21 @@ def timed(seconds, phase, clock=time.perf_counter):
     start = clock()
     yield
     seconds[phase] = round(clock() - start, 1)
+
+
+class EpochClock(keras.callbacks.Callback):
+    """Keeps the seconds of each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.seconds = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.start = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seconds.append(time.perf_counter() - self.start)
+
+    def median(self):
+        """Return the median, without the first epoch, which compiles."""
+        return statistics.median(self.seconds[1:])

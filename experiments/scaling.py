@@ -23,6 +23,7 @@ import numpy as np
 import sda
 from experiments import cost_model, parts, recipes
 from experiments.cost_model import H100, Machine, Network
+from experiments.record import EpochClock
 from sda.seeding import spawn
 
 NAME = "scaling"
@@ -68,7 +69,7 @@ def step(kind, batch, repeats, rows=None):
     """
     steps = rows // batch if rows else max(4, min(100, 20_000 // batch))
     x = np.random.default_rng(0).random((steps * batch, VISIBLE), "float32")
-    clock = Clock()
+    clock = EpochClock()
     stack = sda.StackedDenoisingAutoencoder(
         SIZES[1:2] if kind == "dA" else SIZES[1:-1], 0.25, seed=1
     )
@@ -86,21 +87,7 @@ def step(kind, batch, repeats, rows=None):
             model, x, y, batch, repeats + 1, verbose=0, callbacks=[clock], shuffle=rows is None,
             seed=1,
         )  # fmt: skip
-    return statistics.median(clock.seconds[1:]) / steps
-
-
-class Clock(keras.callbacks.Callback):
-    """Notes the seconds of each epoch."""
-
-    def __init__(self):
-        super().__init__()
-        self.seconds = []
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.start = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.seconds.append(time.perf_counter() - self.start)
+    return clock.median() / steps
 
 
 def allreduce(sizes, repeats, times=50):

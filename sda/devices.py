@@ -23,4 +23,4 @@ def accelerators():
     import tensorflow as tf
 
     details = tf.config.experimental.get_device_details
-    return [details(d).get("device_name", d.name) for d in tf.config.list_physical_devices("GPU")]
+    return [details(d).get("device_name", d.name) for d in tf.config.get_visible_devices("GPU")]

@@ -32,7 +32,7 @@ def gpu(monkeypatch):
 
         card = types.SimpleNamespace(name="/physical_device:GPU:0")
         monkeypatch.setattr(
-            tf.config, "list_physical_devices", lambda kind=None: [card] * (kind == "GPU")
+            tf.config, "get_visible_devices", lambda kind=None: [card] * (kind == "GPU")
         )
         monkeypatch.setattr(
             tf.config.experimental, "get_device_details", lambda d: {"device_name": "Card 1"}

@@ -421,6 +421,6 @@ def test_precision():
 
 
 def test_an_epoch_is_timed_without_the_first():
-    clock = precision.EpochClock()
+    clock = record.EpochClock()
     clock.seconds = [9.0, 1.0, 2.0, 3.0]
     assert clock.median() == 2.0
