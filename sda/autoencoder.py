@@ -9,7 +9,7 @@ from sda import penalties
 from sda.checks import check_count, check_flag, check_number, look_up
 from sda.forks import check_process
 from sda.losses import ColumnActivation
-from sda.seeding import check_seed, spawn
+from sda.seeding import check_seed, stream
 from sda.slopes import SLOPES
 from sda.slopes import names as names_of_slopes
 
@@ -98,7 +98,7 @@ class DenoisingAutoencoder(keras.layers.Layer):
         self.seed = check_seed(seed)
         self.corruption = corruptions.get(corruption)
         if self.corruption.seed is None and self.seed is not None:
-            self.corruption = self.corruption.copy(spawn(self.seed, 0))
+            self.corruption = self.corruption.copy(stream(self.seed, "noise"))
         _activation(activation, "activation")
         self.decoder_activation = _activation(decoder_activation, "decoder_activation")
         self.tied = check_flag(tied, "tied")
@@ -112,7 +112,9 @@ class DenoisingAutoencoder(keras.layers.Layer):
             self.encoder = keras.layers.Dense(
                 check_count(units, "units"),
                 activation=activation,
-                kernel_initializer=_initializer(kernel_initializer, activation, spawn(seed, 1)),
+                kernel_initializer=_initializer(
+                    kernel_initializer, activation, stream(seed, "initialiser", 0)
+                ),
                 dtype=self.dtype_policy,
                 name=f"{self.name}_encoder",
             )
@@ -196,7 +198,9 @@ class DenoisingAutoencoder(keras.layers.Layer):
                 initializer = self.encoder.kernel_initializer
             self.decoder_kernel = self.add_weight(
                 (self.units, visible),
-                initializer=_initializer(initializer, self.activation, spawn(self.seed, 2)),
+                initializer=_initializer(
+                    initializer, self.activation, stream(self.seed, "initialiser", 1)
+                ),
                 name="decoder_kernel",
             )
 

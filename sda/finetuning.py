@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from sda.checks import check_number
-from sda.seeding import spawn
+from sda.seeding import stream
 
 
 def supervised(
@@ -32,11 +32,11 @@ def supervised(
     )
     layers = [keras.Input(input_shape), *_fill(input_shape, missing)]
     if noise > 0:
-        layers.append(keras.layers.GaussianNoise(noise, seed=spawn(seed, len(dropout))))
-    layers += _dropout(dropout[0], spawn(seed, 0))
+        layers.append(keras.layers.GaussianNoise(noise, seed=stream(seed, "dropout", len(dropout))))
+    layers += _dropout(dropout[0], stream(seed, "dropout", 0))
     for k, encoder in enumerate(encoders):
         layers += [_copy(layer) for layer in encoder] if copy else encoder
-        layers += _dropout(dropout[k + 1], spawn(seed, k + 1))
+        layers += _dropout(dropout[k + 1], stream(seed, "dropout", k + 1))
     return keras.Sequential([*layers, output], name=name)
 
 

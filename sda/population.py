@@ -8,7 +8,7 @@ import numpy as np
 from sda.codes import encode_rows
 from sda.forks import check_process
 from sda.pretraining import GreedyPretrainer
-from sda.seeding import check_shuffle, epoch_order, fresh_seed, spawn
+from sda.seeding import check_shuffle, epoch_order, fresh_seed, stream
 from sda.stack import on_arrays
 from sda.training.ahead import ahead
 from sda.training.fit import TrainingDiverged, driver_for
@@ -83,7 +83,7 @@ def _together(pretrainers, rows, shuffle, verbose):
     alive = list(range(len(pretrainers)))
     for k in range(len(pretrainers[0].stack.autoencoders)):
         members = [
-            _Member(pretrainers[i], k, data[i], spawn(spawn(seeds[i], k), 1), shuffle)
+            _Member(pretrainers[i], k, data[i], stream(seeds[i], "order", k), shuffle)
             for i in alive
         ]
         # Below the first layer all have the same rows, which are not copied.

@@ -15,7 +15,7 @@ from sda.autoencoder import UNIT_INTERVAL, DenoisingAutoencoder
 from sda.checks import check_count, look_up
 from sda.forks import check_process
 from sda.prefixes import PrefixStore, ground, layer_settings, training_settings
-from sda.seeding import check_seed, check_shuffle, fresh_seed, spawn
+from sda.seeding import check_seed, check_shuffle, fresh_seed, stream
 from sda.stack import StackedDenoisingAutoencoder, on_arrays, per_layer
 from sda.training.chain import denoising_chain
 from sda.training.feed import host
@@ -245,7 +245,7 @@ class GreedyPretrainer:
                     steps.pop(0), rows, validation, folder, f"below_{k}_{len(steps)}"
                 )
             return self._fit_layer(
-                k, rows, validation, shuffle, verbose, spawn(seed, k), callbacks[k], clock,
+                k, rows, validation, shuffle, verbose, seed, callbacks[k], clock,
                 checkpoints,
             )  # fmt: skip
 
@@ -271,7 +271,7 @@ class GreedyPretrainer:
                 epochs=self.epochs[k],
                 batch_size=self.batch_size[k],
                 shuffle=shuffle,
-                seed=spawn(self.seed, k),
+                seed=stream(self.seed, "order", k),
             )
             for k, made in enumerate(callbacks)
         ]
@@ -327,13 +327,20 @@ class GreedyPretrainer:
         trainer = Trainer(model, (rows,), self.batch_size[k])
         evaluate = None
         if validation is not None:
-            score = DenoisingScore(autoencoder, self.loss[k], spawn(seed, 0))
+            score = DenoisingScore(autoencoder, self.loss[k], stream(seed, "validation noise", k))
             score.compile(optimizer="sgd")
             evaluate = Evaluator(score, (validation,), max(self.batch_size[k], 500))
         if verbose and processes.rank() == 0:
             callbacks = [*callbacks, _Progress(k, autoencoder, clock)]
         return trainer.fit(
-            self.epochs[k], 0, verbose, callbacks, evaluate, shuffle, spawn(seed, 1), checkpoints
+            self.epochs[k],
+            0,
+            verbose,
+            callbacks,
+            evaluate,
+            shuffle,
+            stream(seed, "order", k),
+            checkpoints,
         )
 
     def layer_model(self, k):

@@ -4,9 +4,13 @@ import random
 
 import numpy as np
 
+# What is drawn, each from a stream of its own: the same seed gives no two of them the same integer.
+STREAMS = ("initialiser", "order", "noise", "validation noise", "dropout")
 # Of the order "blocks": the consecutive rows of a block, and the blocks of a window.
 BLOCK = 512
 WINDOW = 16
+# Keeps named streams apart from seeds that are derived by numbers alone.
+_STREAM = 2**31
 
 
 def check_seed(seed):
@@ -35,6 +39,15 @@ def spawn(seed, *position):
         return None
     state = np.random.SeedSequence(seed, spawn_key=position).generate_state(1)
     return int(state[0] >> 1)
+
+
+def stream(seed, name, *position):
+    """Derive the 31-bit seed at `position` (integers) of a named stream; None stays None.
+
+    A layer's number is a position, as is the place of a dropout layer in a model: with one seed for
+    stack, pretrainer and fine-tuning, no two of their draws begin with the same integer.
+    """
+    return spawn(seed, _STREAM, STREAMS.index(name), *position)
 
 
 def permutation(seed, epoch, rows):

@@ -10,7 +10,7 @@ from sda import corruption as corruptions
 from sda import finetuning, losses
 from sda.autoencoder import DenoisingAutoencoder
 from sda.checks import check_count, check_flag
-from sda.seeding import check_seed, spawn
+from sda.seeding import check_seed, spawn, stream
 from sda.training.rows import as_array, as_rows, check_finite, check_numbers, is_h5, scale_pixels
 
 
@@ -547,7 +547,7 @@ def _seeded(corruption, seed, k):
     """Return a copy of the corruption for layer `k`, with a noise of its own."""
     corruption = corruptions.get(corruption)
     entropy = seed if corruption.seed is None else corruption.seed
-    return corruption.copy(spawn(entropy, k, 0))
+    return corruption.copy(stream(entropy, "noise", k))
 
 
 def _default_decoder(activation_below):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import sda
-from sda.seeding import permutation, spawn
+from sda.seeding import permutation, stream
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_two_layers_learn_what_they_learn_in_numpy(x):
 
 
 def test_examples_come_in_the_order_of_seed_layer_and_epoch(x):
-    orders = [permutation(spawn(spawn(3, 0), 1), epoch, 60) for epoch in range(2)]
+    orders = [permutation(stream(3, "order", 0), epoch, 60) for epoch in range(2)]
     in_order, shuffled = stacked(corruption=0.0), stacked(corruption=0.0)
     pretrain(shuffled, x, seed=3)
     rows = np.concatenate([x[order] for order in orders])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import sda
 from sda import seeding
 from sda.seeding import BLOCK, WINDOW, blocks, epoch_order
 
@@ -73,3 +74,30 @@ def test_true_and_false_are_what_they_were():
     np.testing.assert_array_equal(epoch_order(True, 3, 2, 9000), seeding.permutation(3, 2, 9000))
     np.testing.assert_array_equal(epoch_order(False, 3, 2, 90), np.arange(90))
     np.testing.assert_array_equal(epoch_order("blocks", 3, 2, 9000), blocks(3, 2, 9000))
+
+
+def test_no_two_streams_of_one_seed_begin_with_the_same_integer():
+    """Also those that stack, dA and fine-tuning derive from the same seed."""
+    for seed in (0, 1, 7, 2**31 - 1):
+        found = [seeding.stream(seed, name, k) for name in seeding.STREAMS for k in range(8)]
+        found += [
+            seeding.stream(seeding.spawn(seed, k), name, i)
+            for name in ("initialiser", "noise")
+            for k in range(8)
+            for i in range(2)
+        ]
+        found += [seeding.spawn(seed, k) for k in range(8)]
+        assert len(set(found)) == len(found)
+    assert seeding.stream(None, "order", 1) is None
+
+
+def test_parts_that_share_a_seed_share_no_integer():
+    stack = sda.StackedDenoisingAutoencoder([6, 5, 4], tied=False, seed=3)
+    stack.build((None, 7))
+    classifier = stack.classifier(2, dropout=0.5, noise=0.1)
+    seeds = [la.seed for la in classifier.layers if getattr(la, "seed", None) is not None]
+    for dA in stack.autoencoders:
+        seeds += [dA.seed, dA.corruption.seed, dA.encoder.kernel_initializer.seed]
+    seeds += [seeding.stream(3, "order", k) for k in range(3)]
+    assert len(seeds) == 5 + 9 + 3
+    assert len(set(seeds)) == len(seeds)

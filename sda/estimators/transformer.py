@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from sda.estimators.stacked import NUMBERS, Stacked, extend, map_rows, rows_of, start_from
 from sda.losses import CrossEntropy
 from sda.pretraining import Denoising
-from sda.seeding import spawn
+from sda.seeding import stream
 from sda.training.fit import fit
 
 
@@ -180,7 +180,7 @@ class SdATransformer(TransformerMixin, Stacked):
                 initial_epoch=self._epochs_done,
                 verbose=self.verbose,
                 # The orders of a GreedyPretrainer: with one layer, n calls are n epochs of `fit`.
-                seed=spawn(spawn(stack.seed, k), 1),
+                seed=stream(stack.seed, "order", k),
             ).history
             extend(logs, history)
             rows = map_rows(model.autoencoder.encode, rows)
