@@ -4,11 +4,13 @@ import argparse
 import datetime
 import json
 import pathlib
+import shutil
 import statistics
 import time
 
 import keras
 
+from experiments import recipes
 from experiments.record import circumstances
 from sda.runs import machine_name
 
@@ -16,7 +18,7 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 
 
 class Parser(argparse.ArgumentParser):
-    """Reads what every experiment takes: --seed, --quick, --out and --matmul-precision.
+    """Reads what every experiment takes: --seed, --quick, --out, --fresh, --matmul-precision.
 
     Args:
         name: Name of the experiment's module.
@@ -35,6 +37,11 @@ class Parser(argparse.ArgumentParser):
             f"with --quick runs/quick/{name}",
         )
         self.add_argument(
+            "--fresh",
+            action="store_true",
+            help="train all of it again: parts and stacks that earlier runs left are deleted first",
+        )
+        self.add_argument(
             "--matmul-precision",
             choices=("highest", "high", "medium"),
             default="highest",
@@ -45,6 +52,11 @@ class Parser(argparse.ArgumentParser):
         arguments = super().parse_args(args, namespace)
         if arguments.out is None:
             arguments.out = (pathlib.Path("runs/quick") if arguments.quick else RESULTS) / self.name
+        if arguments.fresh:
+            # Those of presets and selections lie in folders below.
+            for path in arguments.out.rglob("results.json"):
+                path.unlink()
+            shutil.rmtree(recipes.CACHE, ignore_errors=True)
         if arguments.matmul_precision != "highest":
             if keras.backend.backend() != "torch":
                 self.error(

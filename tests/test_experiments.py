@@ -83,6 +83,20 @@ def test_other_settings_are_parts_of_their_own(tmp_path):
     assert len(json.loads((tmp_path / "results.json").read_text())) == 4
 
 
+def test_fresh_computes_what_was_there_again(tmp_path):
+    work = Work()
+    parts.complete(PLAN, work.compute, work.report, tmp_path)
+    for kept in (recipes.CACHE / "kept.keras", tmp_path / "tuned" / "results.json"):
+        kept.parent.mkdir(parents=True)
+        kept.write_text("[]")
+    for arguments, computed in ((["--fresh"], 6), ([], 6)):
+        a = parts.Parser("name", "doc").parse_args(["--out", str(tmp_path), *arguments])
+        parts.complete(PLAN, work.compute, work.report, a.out)
+        assert len(work.computed) == computed
+    assert not recipes.CACHE.exists()
+    assert not (tmp_path / "tuned" / "results.json").exists()
+
+
 def test_some_arms_are_computed_and_all_are_reported(tmp_path):
     computed, reported = [], []
 

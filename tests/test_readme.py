@@ -55,7 +55,6 @@ def errors_of(folder, arm, **settings):
     ("folder", "settings", "runs"),
     [
         ("sda_tutorial/tuned", {}, 5),
-        ("all_labels", {}, 3),
         ("few_labels", {"labels": 100}, 10),
         ("few_labels", {"labels": 3000}, 10),
     ],
