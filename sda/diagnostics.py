@@ -8,10 +8,10 @@ import numpy as np
 from keras import ops
 
 from sda.checks import check_count
-from sda.losses import ReconstructionLoss
+from sda.losses import ColumnLoss, ReconstructionLoss
 from sda.pretraining import GreedyPretrainer
 from sda.stack import on_arrays
-from sda.training.rows import pieces
+from sda.training.rows import check_finite, pieces
 
 # The ends of activations that have two.
 ENDS = {
@@ -66,7 +66,9 @@ def diagnose(stack, x, y=None, train=None, loss=None, seed=0):
 
     Args:
         stack: A built `sda.StackedDenoisingAutoencoder`.
-        x: Rows of shape `(n, features)`: a few thousand are enough.
+        x: Rows of shape `(n, features)`: a few thousand are enough. NaN is a missing value, if the
+            stack was made with `missing`: errors are those of the known cells, and the rank and the
+            probe of the input are those of what the network sees there.
         y: Labels of shape `(n,)`, that the probe is scored on, or None for no probe.
         train: `(x, y)` that the probe learns, or None for every other row of `x`, and to score it
             on the rest.
@@ -77,7 +79,7 @@ def diagnose(stack, x, y=None, train=None, loss=None, seed=0):
         List of `LayerReport`s: of the input, then of each layer from the input up.
 
     Raises:
-        ValueError: If `x` is not what the stack takes.
+        ValueError: If `x` is not what the stack takes, or not finite.
         ImportError: If there are labels, and scikit-learn is not installed.
 
     Example:
@@ -88,11 +90,19 @@ def diagnose(stack, x, y=None, train=None, loss=None, seed=0):
     [(0, 12), (1, 8), (2, 5)]
     """
     depth = len(stack.autoencoders)
+    first = stack.autoencoders[0]
 
-    def all_codes(x):
-        return [on_arrays(stack.prepare)(x[:]), *(stack.encode(x, k) for k in range(depth))]
+    def all_codes(x, name):
+        prepared = on_arrays(stack.prepare)(x[:])
+        check_finite(prepared, name, missing=first.missing is not None)
+        return prepared, [
+            on_arrays(first.fill)(prepared),
+            *(stack.encode(x, k) for k in range(depth)),
+        ]
 
-    codes = all_codes(x)
+    prepared, codes = all_codes(x, "x")
+    # The first dA has to know what is missing.
+    inputs = [prepared, *codes[1:]]
     losses = GreedyPretrainer(stack, loss=loss).loss
     reports = [
         LayerReport(layer, of_layer.shape[-1], effective_rank=effective_rank(of_layer))
@@ -101,13 +111,13 @@ def diagnose(stack, x, y=None, train=None, loss=None, seed=0):
     for k, autoencoder in enumerate(stack.autoencoders):
         report = reports[k + 1]
         report.dead, report.saturated = idle_units(codes[k + 1], autoencoder.activation)
-        vars(report).update(reconstruction(autoencoder, codes[k], losses[k], seed))
+        vars(report).update(reconstruction(autoencoder, inputs[k], losses[k], seed))
     if y is not None:
         if train is None:
             learned, labels = [of_layer[::2] for of_layer in codes], y[::2]
             scored, y = [of_layer[1::2] for of_layer in codes], y[1::2]
         else:
-            learned, labels, scored = all_codes(train[0]), train[1], codes
+            learned, labels, scored = all_codes(train[0], "train")[1], train[1], codes
         # One class is nothing to tell apart.
         if len(np.unique(labels)) > 1:
             for report, some, others in zip(reports, learned, scored, strict=True):
@@ -119,32 +129,44 @@ def reconstruction(autoencoder, x, loss, seed=0):
     """Return how a dA does on rows, beside the identity, which hands on what it gets.
 
     Under cross-entropy the identity's probabilities are kept 1e-7 away from 0 and 1, where the
-    loss would be infinite: masked entries cost up to 16 nats each.
+    loss would be infinite: masked entries cost up to 16 nats each. So are those of the columns of a
+    `ColumnLoss` that are not numeric.
 
     Args:
         autoencoder: A built `sda.DenoisingAutoencoder`.
-        x: Its clean input, of shape `(n, ..., visible)`.
-        loss: A loss of `sda.losses` or of Keras.
+        x: Its clean input, of shape `(n, ..., visible)`. NaN, a missing value, counts nowhere; it
+            needs a dA with `missing`.
+        loss: A loss of `sda.losses` or of Keras; of `sda.losses` where values may be missing.
         seed: Integer, of the noise.
 
     Returns:
         Dictionary of the means over rows "loss", "clean_loss", "identity_loss", "error" and
         "identity_error", as `LayerReport` has them.
+
+    Raises:
+        ValueError: If `x` is not finite, or `loss` cannot leave out what is missing.
     """
+    if autoencoder.missing is not None:
+        if not isinstance(loss, ReconstructionLoss):
+            raise ValueError(
+                "Expected `loss` to be a loss of sda.losses, which can leave features out, where "
+                f"values may be missing. Received: loss={loss!r}"
+            )
+        loss = loss.with_missing_values()
     noise = autoencoder.corruption.copy(seed)
     logits = getattr(loss, "from_logits", False)
     sums = dict.fromkeys(("loss", "clean_loss", "identity_loss", "error", "identity_error"), 0.0)
-    for piece in pieces(x, 1000):
+    for number, piece in enumerate(pieces(x, 1000)):
+        check_finite(np.asarray(piece), "x", 1000 * number, missing=autoencoder.missing is not None)
         clean = ops.convert_to_tensor(piece, keras.config.floatx())
-        corrupted, selected = noise.corrupt(clean)
+        corrupted, selected = autoencoder.corrupt(clean, noise)
         z = autoencoder.rebuild(corrupted, logits=logits)
         identity = np.asarray(ops.convert_to_numpy(corrupted), "float64")
-        p = np.clip(identity, EPSILON, 1 - EPSILON)
         values = {
             "loss": _losses(loss, clean, z, selected),
             "clean_loss": _losses(loss, clean, autoencoder.rebuild(clean, logits=logits)),
             "identity_loss": _losses(
-                loss, clean, np.log(p) - np.log1p(-p) if logits else identity, selected
+                loss, clean, _pre_activations(loss, identity) if logits else identity, selected
             ),
             "error": _squares(piece, autoencoder.decoder_activation(z) if logits else z),
             "identity_error": _squares(piece, identity),
@@ -152,6 +174,15 @@ def reconstruction(autoencoder, x, loss, seed=0):
         for name, value in values.items():
             sums[name] += value
     return {name: total / len(x) for name, total in sums.items()}
+
+
+def _pre_activations(loss, values):
+    """Return what the decoder of a loss that takes pre-activations turns into `values`."""
+    p = np.clip(values, EPSILON, 1 - EPSILON)
+    logits = np.log(p) - np.log1p(-p)
+    if not isinstance(loss, ColumnLoss):
+        return logits
+    return ops.convert_to_numpy(loss.layout.by_kind(values, lambda: logits, lambda: np.log(p)))
 
 
 def _losses(loss, x, z, selected=None):
@@ -163,7 +194,8 @@ def _losses(loss, x, z, selected=None):
 
 
 def _squares(x, z):
-    return float(np.sum((np.asarray(x, "float64") - ops.convert_to_numpy(z)) ** 2))
+    # Without the cells that are missing.
+    return float(np.nansum((np.asarray(x, "float64") - ops.convert_to_numpy(z)) ** 2))
 
 
 def idle_units(codes, activation):
@@ -181,6 +213,9 @@ def idle_units(codes, activation):
     Returns:
         Two integers; the second is None where the activation has not two ends.
 
+    Raises:
+        ValueError: If `codes` are not finite.
+
     Example:
 
     >>> codes = np.array([[0.0, 0.5, 0.2], [1.0, 0.5, 0.8]])
@@ -188,6 +223,7 @@ def idle_units(codes, activation):
     (1, 1)
     """
     codes = np.asarray(codes).reshape(-1, np.shape(codes)[-1])
+    check_finite(codes, "codes")
     spans = codes.max(axis=0) - codes.min(axis=0)
     if activation not in ENDS:
         return int(np.sum(spans <= DEAD * spans.max())), None
@@ -210,12 +246,16 @@ def effective_rank(codes):
     Returns:
         Float from 1 to `units`; 0 where all rows are alike.
 
+    Raises:
+        ValueError: If `codes` are not finite.
+
     Example:
 
     >>> round(sda.diagnostics.effective_rank(np.array([[1, 0], [-1, 0], [0, 1], [0, -1]])), 6)
     2.0
     """
     codes = np.asarray(codes, "float64").reshape(-1, np.shape(codes)[-1])
+    check_finite(codes, "codes")
     values = np.linalg.svd(codes - codes.mean(axis=0), compute_uv=False)
     # What rounding leaves of a constant is no direction.
     if values.max() <= 1e-6 * np.abs(codes).max():
@@ -276,11 +316,13 @@ def denoised(stack, x, layer=-1, seed=0):
         seed: Integer, of the noise.
 
     Returns:
-        Three arrays of shape `(n, features)`.
+        Three arrays of shape `(n, features)`. Under noise, what is missing is what the network sees
+        in its place.
     """
-    noise = stack.autoencoders[0].corruption.copy(seed)
+    first = stack.autoencoders[0]
+    noise = first.corruption.copy(seed)
     x = on_arrays(lambda rows: rows)(x)
-    corrupted = on_arrays(lambda rows: noise.corrupt(rows)[0])(x)
+    corrupted = on_arrays(lambda rows: first.corrupt(rows, noise)[0])(x)
     return x, corrupted, stack.reconstruct(corrupted, layer)
 
 

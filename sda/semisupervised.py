@@ -122,7 +122,8 @@ def pseudo_labels(probabilities):
     """
     p = np.asarray(probabilities, "float64")
     entropy = -np.sum(p * np.log(np.where(p > 0, p, 1)), axis=1)
-    return p.argmax(axis=1), (1 - entropy / np.log(p.shape[1])).astype("float32")
+    # Of one class all is certain, and log(1) = 0 says nothing.
+    return p.argmax(axis=1), (1 - entropy / np.log(max(p.shape[1], 2))).astype("float32")
 
 
 def targets(graph, y, predictions=None, alpha=0.99):

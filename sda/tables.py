@@ -1,21 +1,38 @@
 """Tables: columns of numbers, yes and no, and categories, as features of a network and back."""
 
+import datetime
+
 import numpy as np
 
 from sda.corruption import MaskingNoise, SwapNoise
 from sda.losses import ColumnActivation, ColumnLoss
 
+try:
+    from sklearn.base import BaseEstimator, TransformerMixin
+
+    BASES = (TransformerMixin, BaseEstimator)
+except ImportError:  # The constructor says what to install.
+    BASES = (object,)
+
 SCALERS = ("rank-gauss", "unit")
 KINDS = ("numeric", "binary", "categorical")
+# Words of which there are more than this, and more than one for two rows, are no categories.
+MANY = 20
+# Points in time and spans of it: neither numbers nor categories.
+TIMES = (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64)
 
 
-class Columns:
+class Columns(*BASES):
     """What the columns of a table are: their features, and the noise and loss that go with them.
 
     A numeric column becomes one feature, scaled; a binary one 0 or 1; a categorical one as many as
     it has values, in one-hot code. The features are in the order of the table's columns. A value
     that is missing (NaN, None, pandas.NA), or that no row had in `fit`, is NaN in all features of
-    its column. The work is done by a `sklearn.compose.ColumnTransformer`.
+    its column. The work is done by a `sklearn.compose.ColumnTransformer`; `Columns` is itself a
+    transformer of scikit-learn.
+
+    A DataFrame's columns are found by their names, whatever their order, and the names of an
+    array's columns are their positions. A numeric column of which only one value is known is 0.
 
     Args:
         numeric: List of columns: names in a DataFrame, positions in an array.
@@ -48,39 +65,54 @@ class Columns:
 
     def __init__(self, numeric=(), binary=(), categorical=(), scaler="rank-gauss"):
         _import_sklearn()
-        self.kind_of = {}
-        for kind, listed in zip(KINDS, (numeric, binary, categorical), strict=True):
-            for column in listed:
-                if column in self.kind_of:
+        # As they are: `sklearn.base.clone` asks for that.
+        self.numeric = numeric
+        self.binary = binary
+        self.categorical = categorical
+        self.scaler = scaler
+        self._kind_of()
+
+    def _kind_of(self):
+        """Return the kind of each column; raise `ValueError` if a setting makes no sense."""
+        kind_of = {}
+        for kind in KINDS:
+            for column in _listed(getattr(self, kind), kind):
+                if column in kind_of:
                     raise ValueError(
                         f"Expected each column once. Received: {column!r} in `{kind}` and in "
-                        f"`{self.kind_of[column]}`"
+                        f"`{kind_of[column]}`"
                     )
-                self.kind_of[column] = kind
-        if not self.kind_of:
+                kind_of[column] = kind
+        if not kind_of:
             raise ValueError(
                 "Expected `numeric`, `binary` or `categorical` to name columns. Received: none"
             )
-        known = isinstance(scaler, str) and scaler in SCALERS
-        if not known and not all(hasattr(scaler, a) for a in ("fit", "inverse_transform")):
+        known = isinstance(self.scaler, str) and self.scaler in SCALERS
+        if not known and not all(hasattr(self.scaler, a) for a in ("fit", "inverse_transform")):
             raise ValueError(
                 f"Expected `scaler` to be one of {SCALERS} or a transformer of scikit-learn. "
-                f"Received: scaler={scaler!r}"
+                f"Received: scaler={self.scaler!r}"
             )
-        self.scaler = scaler
+        return kind_of
 
     @classmethod
     def from_frame(cls, table, binary=(), categorical=(), scaler="rank-gauss"):
         """Return the `Columns` of a table, guessed from its values and fitted to them.
 
-        A column of numbers is numeric, one of anything else categorical, and either is binary if it
-        has two values. Columns that are named in `binary` and `categorical` are not guessed: give
-        there the numbers that only name something.
+        A column of numbers is numeric, one of anything else or of a categorical dtype categorical,
+        and either is binary if it has two values. Columns that are named in `binary` and
+        `categorical` are not guessed: give there the numbers that only name something.
 
         Args:
             table: pandas.DataFrame, or array of shape `(n, columns)`.
             binary, categorical, scaler: As in the constructor.
+
+        Raises:
+            ValueError: As in `fit`; and if more than 20 words, more than one for two rows, are to
+                be the values of a category that `categorical` does not name: those may be names of
+                the rows.
         """
+        binary, categorical = _listed(binary, "binary"), _listed(categorical, "categorical")
         listed = {kind: [] for kind in KINDS}
         for column in _names(table):
             if column in binary or column in categorical:
@@ -88,36 +120,52 @@ class Columns:
             else:
                 values = _values(table, column)
                 is_number = all(isinstance(v, (int, float, np.number)) for v in values)
-                kind = "numeric" if is_number else "categorical"
+                declared = _has_categories(table, column)
+                kind = "numeric" if is_number and not declared else "categorical"
+                most = max(MANY, _known(table, column).sum() / 2)
+                if not is_number and not declared and len(values) > most:
+                    raise ValueError(
+                        "Expected a column that is guessed to be categorical to have few values. "
+                        f"Received: {column!r} with {len(values)} in {len(table)} rows; leave it "
+                        "out, or name it in `categorical`"
+                    )
                 kind = "binary" if len(values) == 2 else kind
             listed[kind].append(column)
         for column in [*binary, *categorical]:
             _values(table, column)  # says so if there is no such column
         return cls(**listed, scaler=scaler).fit(table)
 
-    def fit(self, table):
+    def fit(self, table, y=None):
         """Learn the scales and the values of the columns; return self.
 
         Args:
             table: pandas.DataFrame, or array of shape `(n, columns)`.
+            y: Ignored.
 
         Raises:
-            ValueError: If a column is not there, or has not the number of values of its kind.
+            ValueError: If a column is not there, or there twice, has not the number of values of
+                its kind, or holds times.
         """
         from sklearn.compose import ColumnTransformer
         from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
 
-        there = _names(table)
-        values = {column: _values(table, column) for column in self.kind_of}
-        for column, kind in self.kind_of.items():
+        kind_of, there = self._kind_of(), _names(table)
+        values = {column: _values(table, column) for column in kind_of}
+        for column, kind in kind_of.items():
             found = len(values[column])
-            if (kind == "binary" and found != 2) or (kind == "categorical" and found < 2):
+            least = 1 if kind == "numeric" else 2
+            if found < least or (kind == "binary" and found != 2):
+                how_many = {"numeric": "a value", "binary": "two values"}
                 raise ValueError(
-                    f"Expected a {kind} column to have two values{' or more' * (kind[0] == 'c')}. "
+                    f"Expected a {kind} column to have {how_many.get(kind, 'two values or more')}. "
                     f"Received: {column!r} with {found}"
                 )
-        listed = {kind: [c for c in there if self.kind_of.get(c) == kind] for kind in KINDS}
-        found = {kind: [values[c] for c in listed[kind]] for kind in KINDS}
+        self.names = [c for c in there if c in kind_of]
+        # Columns go by their places among these from here on.
+        listed = {
+            kind: [i for i, c in enumerate(self.names) if kind_of[c] == kind] for kind in KINDS
+        }
+        found = {kind: [values[self.names[i]] for i in listed[kind]] for kind in KINDS}
         made = {
             "numeric": _scaler(self.scaler, len(table)),
             "binary": OrdinalEncoder(
@@ -131,26 +179,60 @@ class Columns:
             ),
         }
         blocks = [(kind, made[kind], listed[kind]) for kind in KINDS if listed[kind]]
-        self.transformer = ColumnTransformer(blocks).fit(table)
-        self.names = [c for c in there if c in self.kind_of]
-        self.kinds = [
-            len(values[c]) if self.kind_of[c] == "categorical" else self.kind_of[c]
-            for c in self.names
-        ]
+        self.n_features_in_ = len(there)
         self._is_frame = hasattr(table, "columns")
+        self.transformer = ColumnTransformer(blocks).fit(self._picked(table))
+        self.kinds = [
+            len(values[c]) if kind_of[c] == "categorical" else kind_of[c] for c in self.names
+        ]
+        # Among equals each rank is the least, and as good as the greatest.
+        ours = isinstance(self.scaler, str)
+        self._is_constant = [
+            ours and kind_of[c] == "numeric" and len(values[c]) == 1 for c in self.names
+        ]
+        self._values = [values[c] for c in self.names]
+        self._columns = table[self.names].columns if self._is_frame else None
         self._dtypes = [table[c].dtype if self._is_frame else table.dtype for c in self.names]
         self._place_features(listed)
         return self
 
+    def _picked(self, table):
+        """Return the columns that count, found by their names."""
+        there = _names(table)
+        gone = [column for column in self.names if column not in there]
+        twice = [column for column in self.names if there.count(column) > 1]
+        if gone or twice:
+            raise ValueError(
+                f"Expected `table` to have each of the columns {self.names} once. "
+                f"Received: {'no' if gone else 'more than one'} {(gone or twice)[0]!r} among "
+                f"{there}"
+            )
+        is_frame = hasattr(table, "columns")
+        if not is_frame and len(there) != self.n_features_in_:
+            raise ValueError(
+                f"Expected `table` of shape (n, {self.n_features_in_}), as in `fit`. "
+                f"Received: shape {table.shape}"
+            )
+        picked = table[self.names] if is_frame else table[:, self.names]
+        if not self._is_frame:
+            return np.asarray(picked)
+        import pandas
+
+        # scikit-learn knows names that are all strings, or else none.
+        places = [str(i) for i in range(len(self.names))]
+        return (
+            picked.set_axis(places, axis=1) if is_frame else pandas.DataFrame(picked, None, places)
+        )
+
     def _place_features(self, listed):
         """Find where each column's features are among those of the transformer, and in ours."""
-        sizes = dict(zip(self.names, self.groups, strict=True))
+        sizes = self.groups
         start, place = 0, {}
         for kind in KINDS:
             for column in listed[kind]:
                 place[column] = np.arange(start, start + sizes[column])
                 start += sizes[column]
-        self._order = np.concatenate([place[column] for column in self.names])
+        self._order = np.concatenate([place[column] for column in range(len(sizes))])
 
     @property
     def groups(self):
@@ -201,28 +283,65 @@ class Columns:
         return rate
 
     def transform(self, table):
-        """Return the features of a table, float32 of shape `(n, features)`, NaN where missing."""
+        """Return the features of a table, float32 of shape `(n, features)`, NaN where missing.
+
+        Raises:
+            ValueError: If a column of `fit` is not there, or there twice.
+        """
         self._check_fitted()
-        x = np.asarray(self.transformer.transform(table), "float32")[:, self._order]
-        for kind, features in zip(self.kinds, self._features(), strict=True):
+        features = self.transformer.transform(self._picked(table))
+        x = np.asarray(features, "float32")[:, self._order]
+        for kind, constant, features in zip(
+            self.kinds, self._is_constant, self._features(), strict=True
+        ):
             if not isinstance(kind, str):
                 x[~x[:, features].any(axis=1), features] = np.nan
+            elif constant:
+                x[:, features] *= 0
         return x
 
-    def fit_transform(self, table):
+    def fit_transform(self, table, y=None):
         """Return `fit(table).transform(table)`."""
         return self.fit(table).transform(table)
 
-    def inverse_transform(self, x):
+    def get_feature_names_out(self, input_features=None):
+        """Return the names of the features: of a column, or of a category "COLUMN_VALUE".
+
+        Args:
+            input_features: Ignored: the names are those of `fit`.
+
+        Returns:
+            Array of strings.
+        """
+        self._check_fitted()
+        return np.array(
+            [
+                name
+                for column, kind, values in zip(self.names, self.kinds, self._values, strict=True)
+                for name in (
+                    [str(column)]
+                    if isinstance(kind, str)
+                    else [f"{column}_{value}" for value in values]
+                )
+            ],
+            dtype=object,
+        )
+
+    def inverse_transform(self, x, table=None):
         """Return features, or reconstructions, as a table in its own units.
 
         A binary column gets its likelier value, a categorical one its likeliest.
 
         Args:
             x: Array of shape `(n, features)`; NaN becomes NaN, or None where there are no numbers.
+            table: The table that `x` was made of, or None. Its cells that are not missing are then
+                handed on as they are, which features in float32 cannot give back to the last digit.
 
         Returns:
             pandas.DataFrame if fitted on one, else an array, of the columns that were named.
+
+        Raises:
+            ValueError: If `x` has not the number of features, or `table` not the rows of `x`.
         """
         self._check_fitted()
         x = np.array(x, "float64")
@@ -230,8 +349,18 @@ class Columns:
             raise ValueError(
                 f"Expected `x` of shape (n, {len(self._order)}). Received: shape {x.shape}"
             )
-        for kind, features in zip(self.kinds, self._features(), strict=True):
-            if kind == "binary":
+        if table is not None:
+            self._picked(table)
+            if len(table) != len(x):
+                raise ValueError(
+                    f"Expected `table` with the {len(x)} rows of `x`. Received: {len(table)} rows"
+                )
+        for kind, constant, features in zip(
+            self.kinds, self._is_constant, self._features(), strict=True
+        ):
+            if constant:
+                x[:, features] *= 0
+            elif kind == "binary":
                 x[:, features] = np.where(x[:, features] >= 0.5, 1.0, x[:, features] * 0.0)
             elif not isinstance(kind, str):
                 missing = np.isnan(x[:, features]).any(axis=1, keepdims=True)
@@ -247,13 +376,26 @@ class Columns:
             # A table of numbers gets its blocks back as numbers, others as objects.
             block = np.asarray(encoder.inverse_transform(block))
             found.update(zip(listed, block.T, strict=True))
+        cells = [found[i] for i in range(len(self.names))]
+        if table is not None:
+            cells = [_kept(table, c, v) for c, v in zip(self.names, cells, strict=True)]
         if self._is_frame:
             import pandas
 
-            typed = [_typed(found[c], t) for c, t in zip(self.names, self._dtypes, strict=True)]
-            return pandas.DataFrame(dict(zip(self.names, typed, strict=True)))
-        table = np.stack([found[c] for c in self.names], axis=1)
-        return table.astype("float64") if self._dtypes[0].kind in "biuf" else table
+            typed = [_typed(v, t) for v, t in zip(cells, self._dtypes, strict=True)]
+            # Names may be of any kind; a dictionary would have no tuples.
+            frame = pandas.concat(typed, axis=1)
+            frame.columns = self._columns
+            return (
+                frame
+                if table is None or not hasattr(table, "index")
+                else frame.set_axis(table.index)
+            )
+        back = np.stack(cells, axis=1)
+        return back.astype("float64") if self._dtypes[0].kind in "biuf" else back
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "kinds")
 
     def _features(self):
         """The slice of each column's features."""
@@ -275,6 +417,13 @@ def _import_sklearn():
         ) from error
 
 
+def _listed(columns, name):
+    """Return columns as a list; a string would be taken for a list of its letters."""
+    if isinstance(columns, (str, bytes)) or not hasattr(columns, "__iter__"):
+        raise ValueError(f"Expected `{name}` to be a list of columns. Received: {name}={columns!r}")
+    return list(columns)
+
+
 def _names(table):
     """Return the names of a DataFrame's columns, or the positions of an array's."""
     if hasattr(table, "columns"):
@@ -289,21 +438,56 @@ def _names(table):
 
 def _values(table, column):
     """Return the values of a column in order, without those that are missing."""
-    if column not in _names(table):
-        raise ValueError(f"Expected columns among {_names(table)}. Received: {column!r}")
+    there = _names(table)
+    if column not in there:
+        raise ValueError(f"Expected columns among {there}. Received: {column!r}")
+    if there.count(column) > 1:
+        raise ValueError(
+            f"Expected the columns of `table` to have names that differ. Received: {column!r} twice"
+        )
     if hasattr(table, "columns"):
         series = table[column]
         # Of a categorical dtype, also the values that no row has.
-        known = getattr(series.dtype, "categories", None)
-        values = series.dropna().unique() if known is None else known
+        values = (
+            series.dtype.categories
+            if _has_categories(table, column)
+            else (series.dropna().unique())
+        )
     else:
-        values = {v for v in table[:, column].tolist() if v is not None and v == v}
+        cells = table[:, column]
+        # Of nanoseconds `tolist` would make integers.
+        cells = cells if cells.dtype.kind in "mM" else cells.tolist()
+        values = {v for v in cells if v is not None and v == v}
+    # (A Period of pandas is none of datetime's.)
+    if any(isinstance(value, TIMES) or hasattr(value, "to_timestamp") for value in values):
+        raise ValueError(
+            "Expected columns of numbers, of two values or of categories. Received: times in "
+            f"{column!r}; turn them into numbers, such as days or the day of the week"
+        )
     try:
         return sorted(values)
     except TypeError as error:
         raise ValueError(
             f"Expected the values of a column to be of one type. Received: {column!r}: {error}"
         ) from error
+
+
+def _has_categories(table, column):
+    return hasattr(table, "columns") and hasattr(table[column].dtype, "categories")
+
+
+def _known(table, column):
+    """Return where a column is not missing."""
+    if hasattr(table, "columns"):
+        return table[column].notna().to_numpy()
+    return np.array([v is not None and v == v for v in table[:, column].tolist()], bool)
+
+
+def _kept(table, column, values):
+    """Return the cells of a column that are known in `table`, and `values` for the others."""
+    known = _known(table, column)
+    cells = table[column].to_numpy(object) if hasattr(table, "columns") else table[:, column]
+    return np.where(known, cells, values.astype(object))
 
 
 def _scaler(scaler, rows):
@@ -321,7 +505,7 @@ def _typed(values, dtype):
     """Return `values` as a pandas Series, of the column's own dtype where it can hold them."""
     import pandas
 
-    series = pandas.Series(values)
+    series = pandas.Series(values).infer_objects()
     there = series.notna()
     # NumPy's integers and booleans know no missing values.
     if isinstance(dtype, np.dtype) and not there.all():

@@ -101,6 +101,84 @@ def test_noise_is_drawn_from_the_seed_and_leaves_the_stack_alone(stack, rows):
         np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_the_identity_of_a_table_has_the_units_of_each_column(rate):
+    rng = np.random.default_rng(2)
+    x = np.column_stack(
+        [30 * rng.normal(size=50), rng.integers(2, size=50), np.eye(3)[rng.integers(3, size=50)]]
+    ).astype("float32")
+    kinds = ["numeric", "binary", 3]
+    noise = sda.SwapNoise(rate, groups=[1, 1, 3], seed=4)
+    dA = sda.DenoisingAutoencoder(3, noise, decoder_activation=sda.losses.ColumnActivation(kinds))
+    dA.build((None, 5))
+    noisy = keras.ops.convert_to_numpy(dA.corruption.copy(0)(x, training=True)).astype("float64")
+    assert (noisy != x).any() == (rate > 0)
+    found = diagnostics.reconstruction(dA, x, sda.losses.ColumnLoss(kinds))
+    p = np.clip(noisy[:, 1:], 1e-7, 1 - 1e-7)
+    cross = -x[:, 1] * np.log(p[:, 0]) - (1 - x[:, 1]) * np.log(1 - p[:, 0])
+    group = -(x[:, 2:] * np.log(p[:, 1:])).sum(axis=1)
+    expected = np.mean((x[:, 0] - noisy[:, 0]) ** 2 + cross + group)
+    assert found["identity_loss"] == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_missing_values_count_nowhere():
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(40, 6)).astype("float32")
+    x[rng.random(x.shape) < 0.2] = np.nan
+    known = ~np.isnan(x)
+    noise = sda.SwapNoise(0.5)
+    stack = sda.StackedDenoisingAutoencoder(
+        [4, 3], [noise, 0.1], decoder_activation=["linear", None], missing=0.5, seed=1
+    )
+    stack.build((None, 6))
+    dA = stack.autoencoders[0]
+    first = diagnostics.diagnose(stack, x, y=np.arange(40) // 2 % 2, seed=4)[1]
+    filled = np.where(known, x, 0.5)
+    noisy = keras.ops.convert_to_numpy(dA.corruption.copy(4)(filled, training=True))
+    noisy = np.where(known, noisy, 0.5).astype("float64")
+    kernel, bias, visible_bias = weights(dA)
+
+    def squares(seen):
+        z = sigmoid(seen @ kernel + bias) @ kernel.T + visible_bias
+        return np.sum((z - filled) ** 2, where=known) / 40
+
+    assert (noisy != filled).any()
+    identity = np.sum((noisy - filled) ** 2, where=known) / 40
+    for name, value in {
+        "loss": squares(noisy),
+        "clean_loss": squares(filled.astype("float64")),
+        "error": squares(noisy),
+        "identity_loss": identity,
+        "identity_error": identity,
+    }.items():
+        assert getattr(first, name) == pytest.approx(value, rel=1e-5), name
+    before = diagnostics.diagnose(stack, x)[0]
+    assert before.effective_rank == pytest.approx(diagnostics.effective_rank(filled))
+    _, shown, rebuilt = diagnostics.denoised(stack, x, 0, seed=4)
+    np.testing.assert_allclose(shown, noisy, rtol=1e-6)
+    assert np.isfinite(rebuilt).all()
+
+
+def test_what_is_not_finite_is_refused(stack, rows):
+    codes = rows.copy()
+    codes[3, 2] = np.nan
+    said = r"^Expected `{}` to hold finite values\. Received: nan in row 3"
+    dA, loss = stack.autoencoders[0], sda.losses.CrossEntropy()
+    for name, function in {
+        "x": lambda: diagnostics.diagnose(stack, codes),
+        "train": lambda: diagnostics.diagnose(stack, rows, np.arange(60), (codes, np.arange(60))),
+        "x ": lambda: diagnostics.reconstruction(dA, codes, loss),
+        "codes": lambda: diagnostics.effective_rank(codes),
+        "codes ": lambda: diagnostics.idle_units(codes, keras.activations.sigmoid),
+    }.items():
+        with pytest.raises(ValueError, match=said.format(name.strip())):
+            function()
+    dA = sda.DenoisingAutoencoder(3, missing=0.0)
+    dA.build((None, 12))
+    with pytest.raises(ValueError, match=r"^Expected `loss` to be a loss of sda\.losses"):
+        diagnostics.reconstruction(dA, codes, keras.losses.get("mse"))
+
+
 # Units
 
 

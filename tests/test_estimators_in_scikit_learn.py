@@ -444,3 +444,19 @@ def test_without_scikit_learn_an_error_says_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, "sda.estimators")
     with pytest.raises(ImportError, match=r'pip install "keras-sda\[sklearn\]"'):
         importlib.import_module("sda.estimators")
+
+
+@pytest.mark.parametrize("names", [list("abcdef"), [5, 3, 1, 0, 2, 4]], ids=["words", "numbers"])
+def test_columns_in_another_order_are_refused(names):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(x, columns=names)
+    other = frame[names[::-1]]
+    transformer = SdATransformer(**SMALL).fit(frame)
+    np.testing.assert_array_equal(transformer.transform(frame), transformer.transform(frame.copy()))
+    with pytest.raises(ValueError, match="order"):
+        transformer.transform(other)
+    with pytest.raises(ValueError, match="order"):
+        transformer.partial_fit(other)
+    with pytest.raises(ValueError, match="order"):
+        SdAClassifier(**SHORT).fit(frame, labels).predict(other)
+    assert transformer.fit(other).transform(other).shape == (50, 3)

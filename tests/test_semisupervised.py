@@ -178,6 +178,15 @@ def test_rows_without_a_label_learn_what_spreads_to_them(digits):
     np.testing.assert_allclose(weights[free], certainty[free] * of_label, rtol=1e-5)
 
 
+def test_one_class_is_certain():
+    labels, certainty = pseudo_labels(np.ones((4, 1), "float32"))
+    assert (labels.tolist(), certainty.tolist()) == ([0] * 4, [1.0] * 4)
+    graph = neighbour_graph([[0.0], [0.1], [5.0], [5.1]], neighbours=1)
+    for predictions in (None, np.ones((4, 1), "float32")):
+        labels, weights = targets(graph, [0, -1, -1, -1], predictions)
+        assert (labels.tolist(), weights.tolist()) == ([0] * 4, [1.0] * 4)
+
+
 def test_predictions_are_smoothed_and_give_way_to_labels(digits):
     x, y = digits
     graph, known = neighbour_graph(x), few(y)

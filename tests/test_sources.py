@@ -139,6 +139,54 @@ def test_a_missing_package_is_named(monkeypatch):
         open_source("table.csv")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a,b\n1,2\n3,4,5\n", "line 3 has 3 values, the header 2 names"),
+        ("a,b\n9,1,2\n9,3,4\n", "line 2 has 3 values, the header 2 names"),
+        ("a,b\n1,2,\n3,4,\n", "line 2 has 3 values, the header 2 names"),
+        ("a,b\n1,2\n\n3\n", "line 4 has 1 values, the header 2 names"),
+        ("a,b,a\n1,2,3\n", "more than one column of the name 'a'"),
+        (",a,b\n0,1,2\n", "column 1 has no name"),
+        ("a,b,\n1,2,\n", "column 3 has no name"),
+        ("a\n1\n\n3\n", "line 3 has no value"),
+    ],
+)
+def test_a_table_that_pandas_would_misread_is_refused(text, said):
+    pytest.importorskip("pandas")
+    with open("table.csv", "w") as file:
+        file.write(text)
+    for function in (sda.datasets.read, open_source):
+        with pytest.raises(ValueError, match=f"^Expected `path` to be a .csv table.*{said}"):
+            function("table.csv")
+
+
+def test_blank_lines_quotes_and_a_byte_order_mark_are_no_rows():
+    pytest.importorskip("pandas")
+    with open("table.csv", "w", encoding="utf-8-sig") as file:
+        file.write('\n"a,1","b\nc"\n1,"2"\n\n3,\n   \n')
+    rows = sda.datasets.read("table.csv")
+    np.testing.assert_array_equal(rows, np.array([[1, 2], [3, np.nan]], "float32"))
+    assert open_source("table.csv").columns == ["a,1", "b\nc"]
+    with open("one.csv", "w") as file:
+        file.write('a\n1\n""\n3\n\n')
+    np.testing.assert_array_equal(sda.datasets.read("one.csv", "a"), np.array([1, np.nan, 3]))
+
+
+def test_an_index_with_a_name_is_a_column_of_parquet():
+    pytest.importorskip("pyarrow")
+    table = frame(label=Y)
+    table.set_index("f0").to_parquet("named.parquet")
+    source = open_source("named.parquet", "label")
+    assert source.columns == [f"f{i}" for i in range(6)]
+    np.testing.assert_allclose(source.x, X, rtol=1e-6)
+    np.testing.assert_allclose(sda.datasets.read("named.parquet", "f0"), X[:, 0], rtol=1e-6)
+    table.set_index(["label", "f0"]).to_parquet("two.parquet")
+    np.testing.assert_array_equal(open_source("two.parquet", "label").y, Y)
+    table[::2].to_parquet("some.parquet")  # an index of row numbers
+    assert open_source("some.parquet").x.shape == (6, 7)
+
+
 def test_read_takes_tables():
     frame(label=Y).to_csv("table.csv", index=False)
     assert sda.datasets.read("table.csv").shape == (12, 7)

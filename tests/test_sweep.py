@@ -340,6 +340,57 @@ def test_what_makes_no_sense_is_refused(tmp_path, settings, message):
     assert not (tmp_path / "sweep").exists()
 
 
+BAD_VALUES = {
+    "units": (0, "`units`"),
+    "corruption": (1.5, "`rate`"),
+    "corruption_2": ("much", "`rate`"),
+    "activation": ("wavy", "`activation`"),
+    "decoder_activation_1": ("wavy", "`decoder_activation`"),
+    "tied": ("maybe", "`tied`"),
+    "loss": ("none at all", "`loss`"),
+    "optimizer": ("sdg", "`optimizer`"),
+    "learning_rate_2": (-0.1, "`learning_rate`"),
+    "epochs": (-1, "`epochs`"),
+    "batch_size": (0, "`batch_size`"),
+    "dropout": (1.0, "`dropout`"),
+    "finetune_optimizer": ("sdg", "`optimizer`"),
+    "finetune_learning_rate": (None, "`learning_rate`"),
+    "finetune_epochs": (0, "`finetune_epochs`"),
+    "finetune_batch_size": (2.5, "`finetune_batch_size`"),
+    "patience": (0.5, "`patience`"),
+    "seed": (-1, "`seed`"),
+}
+
+
+@pytest.mark.parametrize("sampler", ["grid", "random", "tpe"])
+@pytest.mark.parametrize("name", BAD_VALUES)
+def test_every_value_is_checked_before_the_first_run(tmp_path, name, sampler):
+    bad, said = BAD_VALUES[name]
+    setting, layer = trial.layer_of(name)
+    good = trial.resolved({"units": [5, 4]})
+    good = getattr(good, setting)
+    good = good[layer or 0] if setting in trial.PER_LAYER else good
+    fixed = {"units": [5, 4], "seed": 1}
+    fixed.pop(name, None)
+    settings = {} if sampler == "grid" else {"sampler": sampler, "trials": 12}
+    with pytest.raises(ValueError, match=rf"^Expected {said} .*Received: .*{bad}"):
+        Sweep(tmp_path / "sweep", {name: [good, bad]}, fixed, **settings)
+    assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_ends_of_ranges_and_pairs_of_values_are_checked(tmp_path, sampler):
+    fixed = {"units": [5, 4]}
+    draws = {"sampler": sampler, "trials": 30}
+    with pytest.raises(ValueError, match="Expected `rate`"):
+        Sweep(tmp_path / "sweep", {"corruption": Range(0.1, 1.9)}, fixed, **draws)
+    vary = {"corruption": [0.5, 2.0], "noise": ["gaussian", "masking"]}
+    with pytest.raises(ValueError, match="Expected `rate`"):
+        Sweep(tmp_path / "sweep", vary, fixed, **draws)
+    Sweep(tmp_path / "sweep", {"corruption": Range(0.1, 0.9)}, fixed, **draws)
+    assert not (tmp_path / "sweep").exists()
+
+
 @pytest.mark.parametrize(("low", "high", "log"), [(1, 1, False), (2, 1, False), (0.0, 1.0, True)])
 def test_ranges_are_checked(low, high, log):
     with pytest.raises(ValueError, match="Expected `low` to be below `high`"):

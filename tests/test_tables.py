@@ -225,6 +225,189 @@ def test_from_a_table_to_a_table_without_gaps():
     assert worst > np.quantile(stack.reconstruction_error(x), 0.99)
 
 
+# Columns go by their names
+
+
+@pytest.mark.parametrize(
+    "names", [["a", "b", "c"], [2, 0, 1], ["a", 1, (2, 3)], [1.5, "x", 7]], ids=str
+)
+def test_columns_are_found_by_name_in_any_order(names):
+    rng = np.random.default_rng(5)
+    values = [rng.normal(size=30), rng.choice([4, 6], size=30), rng.choice(list("uvw"), size=30)]
+    frame = pandas.concat([pandas.Series(v) for v in values], axis=1)
+    frame.columns = pandas.Index(names, tupleize_cols=False)
+    columns = Columns([names[0]], [names[1]], [names[2]], scaler="unit").fit(frame)
+    x = columns.transform(frame)
+    a = values[0]
+    np.testing.assert_allclose(x[:, 0], (a - a.min()) / (a.max() - a.min()), rtol=1e-6)
+    np.testing.assert_array_equal(x[:, 1], values[1] == 6)
+    np.testing.assert_array_equal(x[:, 2:], values[2][:, None] == ["u", "v", "w"])
+    other = frame.iloc[:, [2, 0, 1]].copy()
+    other.insert(1, "more", 0)
+    np.testing.assert_array_equal(columns.transform(other), x)
+    again = Columns([names[0]], [names[1]], [names[2]], scaler="unit").fit(other)
+    np.testing.assert_array_equal(again.transform(frame), again.transform(other))
+    back = again.inverse_transform(again.transform(frame))
+    assert list(back.columns) == [names[2], names[0], names[1]]
+    for place, wanted in zip([2, 0, 1], back.columns, strict=True):
+        assert wanted == names[place]
+    np.testing.assert_array_equal(back.iloc[:, 0], values[2])
+
+
+def test_what_has_not_the_columns_of_the_fit_is_refused(frame):
+    columns = fitted(frame)
+    for other, said in {
+        "renamed": (frame.rename(columns={"age": "years"}), "no 'age' among"),
+        "twice": (pandas.concat([frame, frame[["sex"]]], axis=1), "more than one 'sex' among"),
+        "array": (frame.to_numpy(object), "no 'income' among"),
+    }.values():
+        with pytest.raises(ValueError, match=rf"^Expected `table` to have each.*{said}"):
+            columns.transform(other)
+    numbers = np.arange(12.0).reshape(4, 3)
+    of_array = Columns(numeric=[2], scaler="unit").fit(numbers)
+    named = pandas.DataFrame(numbers[:, ::-1], columns=[2, 1, 0])
+    np.testing.assert_array_equal(of_array.transform(named), of_array.transform(numbers))
+    of_frame = Columns(numeric=[2], scaler="unit").fit(named)
+    np.testing.assert_array_equal(of_frame.transform(numbers), of_array.transform(numbers))
+    with pytest.raises(ValueError, match=r"^Expected `table` of shape \(n, 3\).*\(4, 4\)"):
+        of_array.transform(np.ones((4, 4)))
+
+
+# scikit-learn
+
+
+def test_columns_are_a_transformer_of_scikit_learn(frame):
+    from sklearn.base import clone
+    from sklearn.exceptions import NotFittedError
+    from sklearn.pipeline import make_pipeline
+    from sklearn.tree import DecisionTreeClassifier
+    from sklearn.utils.validation import check_is_fitted
+
+    columns = Columns(["income", "age"], ["sex"], ["colour"], scaler=StandardScaler()).fit(frame)
+    copy = clone(columns)
+    with pytest.raises(NotFittedError):
+        check_is_fitted(copy)
+    check_is_fitted(columns)
+    x = columns.transform(frame)
+    np.testing.assert_array_equal(copy.fit_transform(frame), x)
+    assert copy.set_params(scaler="unit").fit_transform(frame)[:, 4].max() == 1
+    pipeline = make_pipeline(clone(columns), DecisionTreeClassifier(random_state=0))
+    pipeline.fit(frame, frame["married"])
+    tree = DecisionTreeClassifier(random_state=0).fit(x, frame["married"])
+    np.testing.assert_array_equal(pipeline.predict(frame), tree.predict(x))
+    names = ["income", "colour_blue", "colour_green", "colour_red", "age", "sex"]
+    assert columns.get_feature_names_out().tolist() == names
+    shown = clone(columns).set_output(transform="pandas").fit_transform(frame)
+    assert list(shown.columns) == names
+    np.testing.assert_array_equal(shown, x)
+
+
+# Odd columns
+
+
+@pytest.mark.parametrize("scaler", ["rank-gauss", "unit"])
+def test_a_number_that_never_varies_is_zero(scaler):
+    frame = pandas.DataFrame({"a": [7.5, 7.5, np.nan, 7.5], "b": [1.0, 2.0, 3.0, 4.0]})
+    columns = Columns.from_frame(frame, scaler=scaler)
+    x = columns.transform(frame)
+    np.testing.assert_array_equal(x[:, 0], [0, 0, np.nan, 0])
+    x[:, 0] = [0.3, 0, -2, 5]
+    np.testing.assert_array_equal(columns.inverse_transform(x)["a"], [7.5] * 4)
+
+
+def test_categories_that_no_row_has_are_learned_as_never_there():
+    kind = pandas.CategoricalDtype(["p", "q", "r"])
+    frame = pandas.DataFrame(
+        {
+            "one of two": pandas.Categorical(["y"] * 5, ["x", "y"]),
+            "two of three": pandas.Series([*list("pprp"), None], dtype=kind),
+            "numbers": pandas.Categorical([30, 10, 20, 10, None]),
+        }
+    )
+    columns = Columns.from_frame(frame)
+    assert columns.kinds == ["binary", 3, 3]
+    x = columns.transform(frame)
+    np.testing.assert_array_equal(x[:, 0], 1)
+    np.testing.assert_array_equal(x[:4, 1:4], np.eye(3)[[0, 0, 2, 0]])
+    np.testing.assert_array_equal(x[:4, 4:], np.eye(3)[[2, 0, 1, 0]])
+    pandas.testing.assert_frame_equal(columns.inverse_transform(x), frame)
+
+
+def test_a_category_of_many_values_has_to_be_asked_for():
+    frame = pandas.DataFrame({"id": [f"p{i:03}" for i in range(200)], "a": np.arange(200.0)})
+    with pytest.raises(ValueError, match=r"^Expected a column that is guessed.*'id' with 200 in"):
+        Columns.from_frame(frame)
+    assert Columns.from_frame(frame, categorical=["id"]).kinds == [200, "numeric"]
+    frame["id"] = frame["id"].astype("category")
+    assert Columns.from_frame(frame).kinds == [200, "numeric"]
+    frame["id"] = [f"p{i % 90}" for i in range(200)]
+    assert Columns.from_frame(frame).kinds == [90, "numeric"]
+
+
+DAYS = pandas.date_range("2024-01-01", periods=6)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        DAYS,
+        DAYS.tz_localize("UTC"),
+        DAYS - DAYS[0],
+        DAYS.to_period("D"),
+        DAYS.date,
+        DAYS[[0, 1] * 3],
+    ],
+    ids=["dates", "zoned", "spans", "periods", "objects", "two"],
+)
+def test_times_are_refused(times):
+    frame = pandas.DataFrame({"when": times, "a": np.arange(6.0)})
+    for function in (
+        lambda: Columns.from_frame(frame),
+        lambda: Columns(["when", "a"]).fit(frame),
+        lambda: Columns.from_frame(np.array([DAYS, DAYS]).T),
+    ):
+        with pytest.raises(ValueError, match=r"^Expected columns of numbers.*Received: times in"):
+            function()
+
+
+# Filling in
+
+
+def test_filling_in_leaves_what_was_there_as_it_was(frame):
+    frame["income"] = np.round(3504 + 1000 * RNG.normal(size=ROWS), 2)
+    frame["whole"] = pandas.array(RNG.integers(10**6, 10**8, size=ROWS), dtype="Int64")
+    frame["wide"] = RNG.integers(2**60, 2**62, size=ROWS)
+    for row, name in enumerate(["income", "colour", "whole", "sex"]):
+        frame.loc[row, name] = None
+    frame.index = np.arange(ROWS) + 1000
+    columns = fitted(frame)
+    frame.loc[1010, "colour"] = "pink"  # which the fit has not seen
+    x = columns.transform(frame)
+    filled = columns.inverse_transform(np.where(np.isnan(x), np.float32(0.25), x), frame)
+    assert not filled.isna().any().any()
+    assert filled.index.equals(frame.index)
+    for name in frame.columns:
+        there = frame[name].notna()
+        assert filled[name][there].tolist() == frame[name][there].tolist(), name
+    assert filled["wide"].dtype == frame["wide"].dtype
+    assert filled["income"].dtype == "float64"
+    # What was missing is what it is without the table.
+    rough = columns.inverse_transform(np.where(np.isnan(x), np.float32(0.25), x))
+    assert filled["income"].iloc[0] == rough["income"].iloc[0]
+    assert filled["sex"].iloc[3] == rough["sex"].iloc[3]
+
+
+def test_filling_in_an_array_leaves_what_was_there():
+    table = np.array([[3504.1, 0, 7], [np.nan, 1, 8], [12.7, np.nan, 9], [1e6 + 0.3, 0, 7]])
+    columns = Columns(numeric=[0], binary=[1], categorical=[2]).fit(table)
+    x = columns.transform(table)
+    filled = columns.inverse_transform(np.where(np.isnan(x), 0, x), table)
+    known = ~np.isnan(table)
+    assert filled.dtype == "float64"
+    np.testing.assert_array_equal(filled[known], table[known])
+    assert np.isfinite(filled).all()
+
+
 def bad_frame():
     return pandas.DataFrame({"a": [1.0, 2.0, 3.0], "b": ["x", "y", "z"], "c": ["u", 1, 2]})
 
@@ -247,6 +430,22 @@ BAD = {
     "too narrow": (
         lambda: Columns(numeric=["a"]).fit(bad_frame()).inverse_transform(np.ones((2, 3))),
         r"`x` of shape \(n, 1\). Received: shape \(2, 3\)",
+    ),
+    "other rows": (
+        lambda: Columns(["a"]).fit(bad_frame()).inverse_transform(np.ones((2, 1)), bad_frame()),
+        "`table` with the 2 rows of `x`. Received: 3 rows",
+    ),
+    "a name for a list": (lambda: Columns(numeric="ab"), "`numeric` to be a list.*numeric='ab'"),
+    "guessed by a name": (
+        lambda: Columns.from_frame(bad_frame(), binary="ab"), "`binary` to be a list",
+    ),
+    "two of a name": (
+        lambda: Columns.from_frame(bad_frame().set_axis(["a", "a", "c"], axis=1)),
+        "to have names that differ. Received: 'a' twice",
+    ),
+    "nothing known": (
+        lambda: Columns(numeric=["a"]).fit(pandas.DataFrame({"a": [np.nan, np.nan]})),
+        "numeric column to have a value. Received: 'a' with 0",
     ),
     "rates": (
         lambda: Columns(numeric=["a"]).fit(bad_frame()).swap_noise({"b": 0.1}),

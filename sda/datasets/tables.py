@@ -1,6 +1,8 @@
 """Tables: .csv and .parquet files, through pandas."""
 
+import csv
 import importlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,11 @@ SUFFIXES = (".csv", ".parquet")
 def read_table(path):
     """Returns the `pandas.DataFrame` in a `.csv` file with a header line, or a `.parquet` file.
 
+    An index of pandas that has a name is a column like others; one without is left out.
+
     Raises:
-        ValueError: The file is not what its suffix says.
+        ValueError: The file is not what its suffix says, has columns without a name or two of one
+            name, or a line of a `.csv` file has more or fewer values than the header.
         ImportError: `pandas`, or for `.parquet` `pyarrow`, is not installed.
     """
     path = Path(path)
@@ -21,7 +26,15 @@ def read_table(path):
     if not is_csv:
         require("pyarrow")
     try:
-        return pandas.read_csv(path) if is_csv else pandas.read_parquet(path, engine="pyarrow")
+        if is_csv:
+            _check_lines(path)
+            frame = pandas.read_csv(path, index_col=False)
+        else:
+            frame = pandas.read_parquet(path, engine="pyarrow")
+            named = [name for name in frame.index.names if name is not None]
+            frame = frame.reset_index(level=named) if named else frame
+            _check_names([str(name) for name in frame.columns])
+        return frame
     except (ImportError, FileNotFoundError):
         raise
     # What a reader makes of a file of another kind may be anything: OSError, ValueError, KeyError.
@@ -29,6 +42,43 @@ def read_table(path):
         raise ValueError(
             f"Expected `path` to be a {path.suffix} table. Received: path={path}: {error}"
         ) from error
+
+
+def _check_lines(path):
+    """Raises `ValueError` unless each line has as many values as the header has names.
+
+    pandas would take the first column of longer lines for an index, and fill up shorter ones.
+    """
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        lines = csv.reader(file)
+        header = next((line for line in lines if not _is_blank(line)), [])
+        _check_names(header)
+        gap = None
+        for line in lines:
+            if _is_blank(line):
+                gap = lines.line_num
+            elif len(line) != len(header):
+                raise ValueError(
+                    f"line {lines.line_num} has {len(line)} values, the header {len(header)} names"
+                )
+            elif gap is not None and len(header) == 1:
+                # pandas leaves blank lines out: here that would be a row.
+                raise ValueError(f"line {gap} has no value")
+
+
+def _is_blank(line):
+    return not line or (len(line) == 1 and line[0].isspace())
+
+
+def _check_names(names):
+    if not all(names):
+        raise ValueError(
+            f"column {names.index('') + 1} has no name (an index? pandas leaves it out by "
+            "`to_csv(index=False)`)"
+        )
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"more than one column of the name {twice[0]!r}")
 
 
 def column(frame, name, path):

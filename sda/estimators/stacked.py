@@ -5,6 +5,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
+from sklearn.utils.validation import validate_data
 
 from sda import checkpoint, corruption
 from sda.checks import check_count, check_flag, check_number, look_up
@@ -171,6 +172,24 @@ class Stacked(BaseEstimator):
             self._denoisers.append(restore_training(model, training))
         if hasattr(self, "model_"):
             self.model_ = restore_training(self._on_stack(self.stack_, self._head), self.model_)
+
+
+def validated(estimator, X, *y, reset=True, **settings):
+    """Return what scikit-learn's `validate_data` does, and hold columns to names that are numbers.
+
+    scikit-learn knows names that are strings, and takes others for positions.
+    """
+    names = list(X.columns) if hasattr(X, "columns") else []
+    found = validate_data(estimator, X, *y, reset=reset, **settings)
+    if reset:
+        # Strings are in `feature_names_in_`.
+        estimator._names = [] if all(isinstance(name, str) for name in names) else names
+    elif names and getattr(estimator, "_names", None) and names != estimator._names:
+        raise ValueError(
+            f"Expected `X` to have the columns {estimator._names}, in this order, as before. "
+            f"Received: {names}"
+        )
+    return found
 
 
 class SparseRows:

@@ -7,7 +7,7 @@ from sklearn.metrics import accuracy_score
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_array
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from sda.checks import check_count, look_up
 from sda.estimators.stacked import (
@@ -18,6 +18,7 @@ from sda.estimators.stacked import (
     optimizer_like,
     rows_of,
     start_from,
+    validated,
 )
 from sda.training.fit import fit
 
@@ -115,7 +116,7 @@ class _Supervised(Stacked):
     def _outputs(self, X):
         """Return the outputs of the model, in the precision of `X`."""
         check_is_fitted(self, "model_")
-        X = validate_data(self, X, accept_sparse="csr", dtype=NUMBERS, reset=False)
+        X = validated(self, X, accept_sparse="csr", dtype=NUMBERS, reset=False)
         outputs = map_rows(lambda rows: self.model_(rows, training=False), rows_of(X))
         return outputs.astype(X.dtype, copy=False)
 
@@ -223,7 +224,7 @@ class SdAClassifier(ClassifierMixin, _Supervised):
             The classifier itself.
         """
         self._check_parameters()
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=NUMBERS)
+        X, y = validated(self, X, y, accept_sparse="csr", dtype=NUMBERS)
         labelled = self._labelled(y)
         check_classification_targets(y[labelled])
         classes, targets = np.unique(y[labelled], return_inverse=True)
@@ -255,7 +256,7 @@ class SdAClassifier(ClassifierMixin, _Supervised):
         """
         first = not hasattr(self, "model_")
         self._check_parameters(partial=True)
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=NUMBERS, reset=first)
+        X, y = validated(self, X, y, accept_sparse="csr", dtype=NUMBERS, reset=first)
         if first and classes is None:
             raise ValueError(
                 "Expected `classes` to hold all classes at the first call of `partial_fit`. "
@@ -456,7 +457,7 @@ class SdARegressor(MultiOutputMixin, RegressorMixin, _Supervised):
         return predicted.reshape(len(outputs), *self._target_shape).astype(outputs.dtype)
 
     def _checked(self, X, y, sample_weight, reset):
-        X, y = validate_data(
+        X, y = validated(
             self, X, y, accept_sparse="csr", dtype=NUMBERS, multi_output=True, y_numeric=True,
             reset=reset,
         )  # fmt: skip

@@ -5,9 +5,17 @@ import sklearn
 from keras import ops
 from sklearn.base import TransformerMixin
 from sklearn.utils import check_array
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
-from sda.estimators.stacked import NUMBERS, Stacked, extend, map_rows, rows_of, start_from
+from sda.estimators.stacked import (
+    NUMBERS,
+    Stacked,
+    extend,
+    map_rows,
+    rows_of,
+    start_from,
+    validated,
+)
 from sda.losses import CrossEntropy
 from sda.pretraining import Denoising
 from sda.seeding import stream
@@ -121,7 +129,7 @@ class SdATransformer(TransformerMixin, Stacked):
             The transformer itself.
         """
         self._check_parameters()
-        X = validate_data(self, X, accept_sparse="csr", dtype=NUMBERS)
+        X = validated(self, X, accept_sparse="csr", dtype=NUMBERS)
         seed = self._seed()
         stack = self._new_stack(X.shape[1], seed)
         if self.warm_start and hasattr(self, "stack_"):
@@ -146,7 +154,7 @@ class SdATransformer(TransformerMixin, Stacked):
         """
         first = not hasattr(self, "stack_")
         self._check_parameters(partial=True)
-        X = validate_data(self, X, accept_sparse="csr", dtype=NUMBERS, reset=first)
+        X = validated(self, X, accept_sparse="csr", dtype=NUMBERS, reset=first)
         stack = self._new_stack(X.shape[1], self._seed()) if first else self.stack_
         pretrainer = self._pretrainer(stack, None)
         if isinstance(pretrainer.loss[0], CrossEntropy) and (X.min() < 0 or X.max() > 1):
@@ -204,7 +212,7 @@ class SdATransformer(TransformerMixin, Stacked):
                 "Expected `layers` to be given to the constructor where `set_output` asks for "
                 f"columns with names. Received: layers={layers!r}"
             )
-        X = validate_data(self, X, accept_sparse="csr", dtype=NUMBERS, reset=False)
+        X = validated(self, X, accept_sparse="csr", dtype=NUMBERS, reset=False)
 
         def encode(rows):
             codes = []

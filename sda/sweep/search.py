@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import math
+import operator
 import os
 import pathlib
 import secrets
@@ -138,8 +139,7 @@ class Sweep:
         self._made_sampler = make("samplers", sampler if self.is_drawn else "random", self.seed)
         self._made_pruner = make("pruners", "nop" if pruner is None else pruner)
         self._plan = self._planned()
-        for values in self._plan if self._plan is not None else [self._any_point()]:
-            trial.resolved(self._settings(values))
+        self._check_values()
 
     @property
     def is_drawn(self):
@@ -195,11 +195,30 @@ class Sweep:
     def _settings(self, values):
         return {**self.fixed, **values}
 
-    def _any_point(self):
-        return {
-            name: values.low if isinstance(values, Range) else values[0]
-            for name, values in self.vary.items()
-        }
+    def _check_values(self):
+        """Raise `ValueError` for a value that a run would end at, when others are done."""
+        if self._plan is not None:
+            points, checked = self._plan, []
+            for name, values in self.vary.items():
+                if isinstance(values, Range):
+                    found = [f(points, key=operator.itemgetter(name)) for f in (min, max)]
+                else:
+                    found = [next((p for p in points if p[name] == v), None) for v in values]
+                checked += [p for p in found if p is not None and p not in checked]
+        else:
+            ends = {
+                name: [values.low, values.high] if isinstance(values, Range) else values
+                for name, values in self.vary.items()
+            }
+            first = {name: values[0] for name, values in ends.items()}
+            each = [(name, value) for name, values in ends.items() for value in values]
+            points = [first, *(first | dict(pair) for pair in itertools.combinations(each, 2))]
+            checked = [first | {name: value} for name, value in each]
+        for values in points:
+            trial.resolved(self._settings(values))
+        # Costs more, and so once a value.
+        for values in checked:
+            trial.check(trial.resolved(self._settings(values)), self.objective)
 
     def _planned(self):
         """Return the points of a plan, or None where each is drawn when its turn comes."""

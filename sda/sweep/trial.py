@@ -9,10 +9,10 @@ import numpy as np
 
 from sda import checkpoint
 from sda.callbacks import GeometricPatience
-from sda.checks import check_count, look_up
+from sda.checks import check_count, check_number, look_up
 from sda.corruption import NOISES
 from sda.pretraining import GreedyPretrainer
-from sda.seeding import spawn
+from sda.seeding import check_seed, spawn
 from sda.stack import StackedDenoisingAutoencoder, per_layer
 from sda.training.fit import fit
 
@@ -98,7 +98,8 @@ def resolved(settings):
     """Return a dictionary of settings as one `Settings` with a list for each of `PER_LAYER`.
 
     Raises:
-        ValueError: If a setting is unknown or does not fit the number of layers.
+        ValueError: If a setting is unknown or does not fit the number of layers, or a level of
+            noise is out of its range.
     """
     named = {name: layer_of(name) for name in settings}
     whole = {name: value for name, value in settings.items() if named[name][1] is None}
@@ -128,17 +129,40 @@ def resolved(settings):
         raise ValueError(
             f"Expected `noise` to be one of {', '.join(NOISES)}. Received: noise={unknown[0]!r}"
         )
+    _noises(lists["noise"], lists["corruption"])
     return dataclasses.replace(base, depth=depth, **lists)
+
+
+def check(settings, objective):
+    """Raise `ValueError` for a value of `Settings`, `resolved`, that a run would end at."""
+    _pretrainer(settings)
+    check_seed(settings.seed)
+    if objective != "error":
+        return
+    for rate in per_layer(settings.dropout, settings.depth + 1, "dropout"):
+        check_number(rate, "dropout", "in [0, 1)", lambda r: 0 <= r < 1)
+    make_optimizer(settings.finetune_optimizer, settings.finetune_learning_rate)
+    check_count(settings.finetune_epochs, "finetune_epochs")
+    check_count(settings.finetune_batch_size, "finetune_batch_size")
+    check_number(settings.patience, "patience", "0, or at least 1", lambda p: p == 0 or p >= 1)
 
 
 def pretrained(settings, x, prefixes=None, verbose=0):
     """Return the stack that `Settings`, `resolved`, give on the rows `x`."""
+    stack, pretrainer = _pretrainer(settings, prefixes)
+    pretrainer.fit(x, verbose=verbose)
+    return stack
+
+
+def _noises(kinds, levels):
+    return [NOISES[kind](level) for kind, level in zip(kinds, levels, strict=True)]
+
+
+def _pretrainer(settings, prefixes=None):
+    """Return the stack of settings, and what pretrains it."""
     stack = StackedDenoisingAutoencoder(
         settings.units,
-        corruption=[
-            NOISES[kind](level)
-            for kind, level in zip(settings.noise, settings.corruption, strict=True)
-        ],
+        corruption=_noises(settings.noise, settings.corruption),
         activation=settings.activation,
         decoder_activation=settings.decoder_activation,
         tied=settings.tied,
@@ -148,7 +172,7 @@ def pretrained(settings, x, prefixes=None, verbose=0):
         make_optimizer(name, rate)
         for name, rate in zip(settings.optimizer, settings.learning_rate, strict=True)
     ]
-    GreedyPretrainer(
+    return stack, GreedyPretrainer(
         stack,
         optimizers,
         loss=settings.loss,
@@ -156,13 +180,13 @@ def pretrained(settings, x, prefixes=None, verbose=0):
         batch_size=settings.batch_size,
         seed=settings.seed,
         prefixes=prefixes,
-    ).fit(x, verbose=verbose)
-    return stack
+    )
 
 
 def make_optimizer(name, rate):
     """Return the Keras optimizer of a name, with a learning rate."""
-    config = {"class_name": name, "config": {"learning_rate": float(rate)}}
+    rate = check_number(rate, "learning_rate", "finite and at least 0", lambda r: 0 <= r < np.inf)
+    config = {"class_name": name, "config": {"learning_rate": rate}}
     return look_up(keras.optimizers.get, config, "optimizer", "the name of a Keras optimizer")
 
 
