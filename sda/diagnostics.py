@@ -11,7 +11,7 @@ from sda.checks import check_count
 from sda.losses import ReconstructionLoss
 from sda.pretraining import GreedyPretrainer
 from sda.stack import on_arrays
-from sda.training.rows import pieces
+from sda.training.rows import as_rows, in_place, pieces
 
 # The ends of activations that have two.
 ENDS = {
@@ -90,6 +90,7 @@ def diagnose(stack, x, y=None, train=None, loss=None, seed=0):
     depth = len(stack.autoencoders)
 
     def all_codes(x):
+        x = as_rows(x)
         return [on_arrays(stack.prepare)(x[:]), *(stack.encode(x, k) for k in range(depth))]
 
     codes = all_codes(x)
@@ -103,11 +104,12 @@ def diagnose(stack, x, y=None, train=None, loss=None, seed=0):
         report.dead, report.saturated = idle_units(codes[k + 1], autoencoder.activation)
         vars(report).update(reconstruction(autoencoder, codes[k], losses[k], seed))
     if y is not None:
+        y = np.asarray(in_place(y, "y"))
         if train is None:
             learned, labels = [of_layer[::2] for of_layer in codes], y[::2]
             scored, y = [of_layer[1::2] for of_layer in codes], y[1::2]
         else:
-            learned, labels, scored = all_codes(train[0]), train[1], codes
+            learned, labels, scored = all_codes(train[0]), in_place(train[1], "train"), codes
         # One class is nothing to tell apart.
         if len(np.unique(labels)) > 1:
             for report, some, others in zip(reports, learned, scored, strict=True):
@@ -134,6 +136,7 @@ def reconstruction(autoencoder, x, loss, seed=0):
     noise = autoencoder.corruption.copy(seed)
     logits = getattr(loss, "from_logits", False)
     sums = dict.fromkeys(("loss", "clean_loss", "identity_loss", "error", "identity_error"), 0.0)
+    x = as_rows(x)
     for piece in pieces(x, 1000):
         clean = ops.convert_to_tensor(piece, keras.config.floatx())
         corrupted, selected = noise.corrupt(clean)
@@ -279,7 +282,7 @@ def denoised(stack, x, layer=-1, seed=0):
         Three arrays of shape `(n, features)`.
     """
     noise = stack.autoencoders[0].corruption.copy(seed)
-    x = on_arrays(lambda rows: rows)(x)
+    x = on_arrays(lambda rows: rows)(as_rows(x)[:])
     corrupted = on_arrays(lambda rows: noise.corrupt(rows)[0])(x)
     return x, corrupted, stack.reconstruct(corrupted, layer)
 
@@ -287,7 +290,7 @@ def denoised(stack, x, layer=-1, seed=0):
 def predict(model, x):
     """Return the outputs of a model for rows that need not fit in memory, as one array."""
     function = on_arrays(lambda rows: model(rows, training=False))
-    return np.concatenate([function(piece) for piece in pieces(x, 1000)])
+    return np.concatenate([function(piece) for piece in pieces(as_rows(x), 1000)])
 
 
 def classification(y, predicted, classes):
