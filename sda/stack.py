@@ -225,6 +225,14 @@ class StackedDenoisingAutoencoder(keras.Model):
             shape = layer.compute_output_shape(shape)
         return (*shape[:-1], self.autoencoders[-1].units)
 
+    def fit(self, *args, **kwargs):
+        """Raise `ValueError`: `sda.GreedyPretrainer` trains a stack, `sda.fit` a model from it."""
+        raise ValueError(
+            "Expected a stack to be trained layer by layer, by sda.GreedyPretrainer(stack).fit(x), "
+            "or as a classifier or the like, by sda.fit(stack.classifier(10), x, y). Received: a "
+            "call of `stack.fit`"
+        )
+
     def encode(self, x, layer=-1, batch_size=1024):
         """Return the clean codes hᵏ of one layer.
 

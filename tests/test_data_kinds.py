@@ -320,6 +320,23 @@ def test_values_that_nothing_fills_in_are_refused(use, value):
             getattr(once(filling), use)(x, **batches)
 
 
+# Targets where there are none
+
+
+def test_targets_of_a_layer_are_refused():
+    x, stack = data()[0], stack_of()
+    before = stack.get_weights()
+    pretrainer = sda.GreedyPretrainer(stack, epochs=1)
+    with pytest.raises(ValueError, match=r"Expected `x` alone.*Received: 2 arguments"):
+        pretrainer.fit(x, x, verbose=0)
+    with pytest.raises(ValueError, match=r"`validation_data` to be examples.*a tuple of 2 arrays"):
+        pretrainer.fit(x, validation_data=(x, x), verbose=0)
+    with pytest.raises(ValueError, match=r"sda\.GreedyPretrainer\(stack\)\.fit\(x\)"):
+        stack.fit(x, x)
+    for a, b in zip(before, stack.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 # Precision
 
 
