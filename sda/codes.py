@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import tempfile
 
+import keras
 import numpy as np
 
 from sda.checks import check_count
@@ -39,10 +40,10 @@ class RecomputedRows(HostRows):
         self.encode = encode
         self.below = below
         self.shape = shape
-        self.dtype = np.dtype("float32")
+        self.dtype = np.dtype(_dtype())
 
     def __getitem__(self, rows):
-        return self.encode(self.below[rows])
+        return self.encode(self.below[rows]).astype(self.dtype, copy=False)
 
 
 class ScratchRows(H5Rows):
@@ -78,7 +79,7 @@ def place_codes(codes, budget, shape):
         ValueError: If the codes are asked to be in memory, and are larger than the budget, or if
             the disk has no room for them.
     """
-    size = 4 * math.prod(shape)
+    size = np.dtype(_dtype()).itemsize * math.prod(shape)
     if codes == "auto":
         codes = "device" if size <= (BUDGET if budget is None else budget) else "disk"
     if codes == "disk":
@@ -113,19 +114,25 @@ def encode_rows(encode, rows, shape, place, folder, name):
     if place == "recompute":
         return RecomputedRows(encode, rows, shape)
     if place != "disk":
-        codes = np.empty(shape, "float32")
+        codes = np.empty(shape, _dtype())
         _fill(codes, encode, rows)
         return codes if place == "device" else HostRows(codes)
     import h5py
 
     path = pathlib.Path(folder) / f"{name}.h5"
     with h5py.File(path, "w") as file:
-        _fill(file.create_dataset("codes", shape, "float32"), encode, rows)
+        _fill(file.create_dataset("codes", shape, _dtype()), encode, rows)
     return ScratchRows(path)
+
+
+def _dtype():
+    """Return the dtype that loses nothing of codes in Keras's floatx, or in less."""
+    return "float64" if keras.config.floatx() == "float64" else "float32"
 
 
 def _fill(codes, encode, rows):
     start = 0
     for piece in pieces(rows):
-        codes[start : start + len(piece)] = encode(piece)
+        # HDF5 knows no bfloat16.
+        codes[start : start + len(piece)] = encode(piece).astype(codes.dtype, copy=False)
         start += len(piece)

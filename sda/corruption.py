@@ -253,7 +253,9 @@ class SwapNoise(SelectiveNoise):
         rows = ops.shape(x)[0]
         others = ops.cast(rows - 1, "float32")
         # v is below 1, except where it was not selected: the modulus keeps those in range too.
-        offset = 1 + ops.cast(ops.floor(v * others), "int32") % ops.maximum(rows - 1, 1)
+        # Under a floatx of float64 the maximum is an int64.
+        least = ops.cast(ops.maximum(rows - 1, 1), "int32")
+        offset = 1 + ops.cast(ops.floor(v * others), "int32") % least
         row = ops.reshape(ops.arange(rows, dtype="int32"), (-1,) + (1,) * (len(x.shape) - 1))
         return ops.take_along_axis(x, (row + offset) % rows, axis=0)
 

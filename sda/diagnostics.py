@@ -11,7 +11,7 @@ from sda.checks import check_count
 from sda.losses import ColumnLoss, ReconstructionLoss
 from sda.pretraining import GreedyPretrainer
 from sda.stack import on_arrays
-from sda.training.rows import check_finite, pieces
+from sda.training.rows import as_rows, check_finite, in_place, pieces
 
 # The ends of activations that have two.
 ENDS = {
@@ -93,6 +93,7 @@ def diagnose(stack, x, y=None, train=None, loss=None, seed=0):
     first = stack.autoencoders[0]
 
     def all_codes(x, name):
+        x = as_rows(x, name)
         prepared = on_arrays(stack.prepare)(x[:])
         check_finite(prepared, name, missing=first.missing is not None)
         return prepared, [
@@ -113,11 +114,13 @@ def diagnose(stack, x, y=None, train=None, loss=None, seed=0):
         report.dead, report.saturated = idle_units(codes[k + 1], autoencoder.activation)
         vars(report).update(reconstruction(autoencoder, inputs[k], losses[k], seed))
     if y is not None:
+        y = np.asarray(in_place(y, "y"))
         if train is None:
             learned, labels = [of_layer[::2] for of_layer in codes], y[::2]
             scored, y = [of_layer[1::2] for of_layer in codes], y[1::2]
         else:
-            learned, labels, scored = all_codes(train[0], "train")[1], train[1], codes
+            learned, scored = all_codes(train[0], "train")[1], codes
+            labels = in_place(train[1], "train")
         # One class is nothing to tell apart.
         if len(np.unique(labels)) > 1:
             for report, some, others in zip(reports, learned, scored, strict=True):
@@ -156,6 +159,7 @@ def reconstruction(autoencoder, x, loss, seed=0):
     noise = autoencoder.corruption.copy(seed)
     logits = getattr(loss, "from_logits", False)
     sums = dict.fromkeys(("loss", "clean_loss", "identity_loss", "error", "identity_error"), 0.0)
+    x = as_rows(x)
     for number, piece in enumerate(pieces(x, 1000)):
         check_finite(np.asarray(piece), "x", 1000 * number, missing=autoencoder.missing is not None)
         clean = ops.convert_to_tensor(piece, keras.config.floatx())
@@ -321,7 +325,7 @@ def denoised(stack, x, layer=-1, seed=0):
     """
     first = stack.autoencoders[0]
     noise = first.corruption.copy(seed)
-    x = on_arrays(lambda rows: rows)(x)
+    x = on_arrays(lambda rows: rows)(as_rows(x)[:])
     corrupted = on_arrays(lambda rows: first.corrupt(rows, noise)[0])(x)
     return x, corrupted, stack.reconstruct(corrupted, layer)
 
@@ -329,7 +333,7 @@ def denoised(stack, x, layer=-1, seed=0):
 def predict(model, x):
     """Return the outputs of a model for rows that need not fit in memory, as one array."""
     function = on_arrays(lambda rows: model(rows, training=False))
-    return np.concatenate([function(piece) for piece in pieces(x, 1000)])
+    return np.concatenate([function(piece) for piece in pieces(as_rows(x), 1000)])
 
 
 def classification(y, predicted, classes):

@@ -135,7 +135,7 @@ class GreedyPretrainer:
         self.prefixes = prefixes
 
     @processes.together()
-    def fit(self, x, validation_data=None, shuffle=True, verbose="auto"):
+    def fit(self, x, *others, validation_data=None, shuffle=True, verbose="auto"):
         """Pretrain all layers.
 
         Args:
@@ -145,6 +145,8 @@ class GreedyPretrainer:
                 they are large; of `(x, y)` batches, x is kept). Values of dtype uint8 are pixels
                 and scaled to [0, 1]. More than 1 GiB of them stay where they are, and are read in
                 pieces, each while the one before it is trained on.
+            *others: Nothing: a layer has no targets but its own input, and the arguments below have
+                to be named.
             validation_data: Examples like `x`, or None. Each epoch then logs `val_loss`, the
                 denoising loss under a noise that is drawn once and kept, and `val_clean_loss`,
                 the loss without noise.
@@ -166,6 +168,17 @@ class GreedyPretrainer:
             RuntimeError: If one of several processes that train together has ended.
         """
         check_process()
+        if others:
+            raise ValueError(
+                "Expected `x` alone, and all other arguments by name: the targets of a layer are "
+                f"its own input. Received: {len(others) + 1} arguments without a name"
+            )
+        pair = isinstance(validation_data, tuple) and len(validation_data) in (2, 3)
+        if pair and all(hasattr(part, "shape") for part in validation_data):
+            raise ValueError(
+                "Expected `validation_data` to be examples like `x`, without targets: those of a "
+                f"layer are its own input. Received: a tuple of {len(validation_data)} arrays"
+            )
         stack = self.stack
         shuffle = check_shuffle(shuffle)
         with contextlib.ExitStack() as resources:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from sda.checks import check_count, check_number
+from sda.training.rows import as_rows, in_place
 
 
 def neighbour_graph(codes, neighbours=10, components=64):
@@ -38,7 +39,7 @@ def neighbour_graph(codes, neighbours=10, components=64):
         raise ImportError(
             "Expected the package `scikit-learn` to be installed. Run `pip install scikit-learn`."
         ) from error
-    codes = np.asarray(codes, "float32")
+    codes = np.asarray(as_rows(codes, "codes")[:], "float32")
     check_count(neighbours, "neighbours")
     if neighbours >= len(codes):
         raise ValueError(
@@ -156,12 +157,12 @@ def targets(graph, y, predictions=None, alpha=0.99):
     >>> labels.tolist(), weights.shape
     ([0, 0, 1, 1], (4,))
     """
-    y = np.asarray(y)
+    y = np.asarray(in_place(y, "y"))
     classes = None if predictions is None else np.shape(predictions)[-1]
     start = _start(y, classes, graph.shape[0])  # refuses what are no labels
     known = y >= 0
     if predictions is not None:
-        predictions = np.asarray(predictions, "float32")
+        predictions = np.asarray(in_place(predictions, "predictions"), "float32")
         if predictions.shape != start.shape or not (predictions >= 0).all():
             raise ValueError(
                 f"Expected `predictions` to hold probabilities, of shape {start.shape}. "
@@ -175,7 +176,7 @@ def targets(graph, y, predictions=None, alpha=0.99):
 
 def _start(y, num_classes, rows):
     """Return `y` as the matrix Y of `spread_labels`, or raise `ValueError`."""
-    y = np.asarray(y)
+    y = np.asarray(in_place(y, "y"))
     kinds = {1: "iu", 2: "f"}.get(y.ndim, "")
     if y.shape[:1] != (rows,) or y.dtype.kind not in kinds:
         raise ValueError(

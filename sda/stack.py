@@ -11,7 +11,15 @@ from sda import finetuning, losses
 from sda.autoencoder import DenoisingAutoencoder
 from sda.checks import check_count, check_flag
 from sda.seeding import check_seed, spawn, stream
-from sda.training.rows import as_array, as_rows, check_finite, check_numbers, is_h5, scale_pixels
+from sda.training.rows import (
+    as_rows,
+    check_finite,
+    check_numbers,
+    in_place,
+    is_h5,
+    native,
+    scale_pixels,
+)
 
 
 @keras.saving.register_keras_serializable(package="sda")
@@ -217,6 +225,14 @@ class StackedDenoisingAutoencoder(keras.Model):
             shape = layer.compute_output_shape(shape)
         return (*shape[:-1], self.autoencoders[-1].units)
 
+    def fit(self, *args, **kwargs):
+        """Raise `ValueError`: `sda.GreedyPretrainer` trains a stack, `sda.fit` a model from it."""
+        raise ValueError(
+            "Expected a stack to be trained layer by layer, by sda.GreedyPretrainer(stack).fit(x), "
+            "or as a classifier or the like, by sda.fit(stack.classifier(10), x, y). Received: a "
+            "call of `stack.fit`"
+        )
+
     def encode(self, x, layer=-1, batch_size=1024):
         """Return the clean codes hᵏ of one layer.
 
@@ -230,7 +246,8 @@ class StackedDenoisingAutoencoder(keras.Model):
             NumPy array of shape `(n, units[layer])`.
 
         Raises:
-            ValueError: If there is no such layer, or `x` has the wrong shape.
+            ValueError: If there is no such layer, or `x` has the wrong shape or is not finite (but
+                for NaN, if the stack was made with `missing`).
         """
         depth = self._index(layer) + 1
         return self._in_pieces(lambda rows: self._up(self.prepare(rows), depth), x, batch_size)
@@ -247,7 +264,8 @@ class StackedDenoisingAutoencoder(keras.Model):
             NumPy array of shape `(n, ..., visible)`.
 
         Raises:
-            ValueError: If there is no such layer, or `x` has the wrong shape.
+            ValueError: If there is no such layer, or `x` has the wrong shape or is not finite (but
+                for NaN, if the stack was made with `missing`).
         """
         depth = self._index(layer) + 1
 
@@ -273,7 +291,8 @@ class StackedDenoisingAutoencoder(keras.Model):
             NumPy array of shape `(n, ..., visible)`, the means at the input.
 
         Raises:
-            ValueError: If `steps` is below 1, or `x` has the wrong shape.
+            ValueError: If `steps` is below 1, or `x` has the wrong shape or is not finite (but for
+                NaN, if the stack was made with `missing`).
         """
         check_count(steps, "steps")
         generator = np.random.default_rng(check_seed(seed))
@@ -476,10 +495,7 @@ class StackedDenoisingAutoencoder(keras.Model):
 
     def _in_pieces(self, function, x, batch_size):
         check_count(batch_size, "batch_size")
-        if is_h5(x):
-            x = as_rows(x)
-        elif not hasattr(x, "shape"):
-            x = as_array(x, "x")
+        x = as_rows(x) if is_h5(x) else in_place(x, "x")
         shape = tuple(np.shape(x))
         if not self.built:
             self.build(shape)
@@ -489,8 +505,15 @@ class StackedDenoisingAutoencoder(keras.Model):
                 f"Received: shape {shape}"
             )
         function = on_arrays(function)
-        starts = range(0, max(shape[0], 1), batch_size)
-        return np.concatenate([function(x[i : i + batch_size]) for i in starts])
+
+        def checked(start):
+            rows = np.asarray(x[start : start + batch_size])
+            # There may be no row at all.
+            if len(rows):
+                check_finite(rows, "x", start, missing=self.missing is not None)
+            return function(rows)
+
+        return np.concatenate([checked(i) for i in range(0, max(shape[0], 1), batch_size)])
 
     def _check_built(self):
         if not self.built:
@@ -535,7 +558,7 @@ def on_arrays(function):
     """Return the function of tensors as one of NumPy arrays; uint8 pixels are scaled to [0, 1]."""
 
     def wrapped(x):
-        x = np.asarray(x)
+        x = native(in_place(x, "x"))
         check_numbers(x.dtype, "x")
         x = scale_pixels(ops.convert_to_tensor(x))
         return ops.convert_to_numpy(function(ops.cast(x, keras.config.floatx())))

@@ -38,7 +38,7 @@ def pretrain(ctx, out, resume, overwrite, verbose):
             callbacks=lambda k: [EpochLog(log, f"layer {k + 1}")],
             checkpoint_dir=phase.checkpoints,
         )
-        histories = pretrainer.fit(rows.x, held_out and held_out.x, verbose=verbose)
+        histories = pretrainer.fit(rows.x, validation_data=held_out and held_out.x, verbose=verbose)
         phase.write_curves(histories)
         stack.save(phase.path / "stack.keras")
     click.echo(phase.path / "stack.keras")

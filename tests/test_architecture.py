@@ -37,7 +37,7 @@ MAY_KNOW = {
     "penalties": {"slopes"},
     "autoencoder": {"corruption", "losses", "penalties", "slopes"},
     "finetuning": set(),
-    "semisupervised": set(),
+    "semisupervised": {"training.rows"},
     "stack": {"autoencoder", "corruption", "finetuning", "losses", "training.rows"},
     "exporting": {"stack"},
     "tables": {"corruption", "losses"},

@@ -28,7 +28,8 @@ def pretrain(callbacks, validated=False, epochs=EPOCHS, optimizer=None, folder=N
         stack, optimizer or keras.optimizers.SGD(0.1), epochs=epochs, batch_size=10,
         callbacks=callbacks, seed=1, checkpoint_dir=folder,
     )  # fmt: skip
-    return stack, pretrainer.fit(rows(), rows() if validated else None, verbose=0)
+    validation = rows() if validated else None
+    return stack, pretrainer.fit(rows(), validation_data=validation, verbose=0)
 
 
 def finetune(callbacks, validated, epochs=EPOCHS):

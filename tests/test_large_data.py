@@ -139,11 +139,8 @@ def pretrain(source, folder, shuffle=True, units=(6,), validation=True, **settin
     pretrainer = sda.GreedyPretrainer(stack, keras.optimizers.SGD(0.1), **settings)
     examples = split(source, folder / "x", [x])
     scored = split(source, folder / "v", [x]) if validation else None
-    histories = pretrainer.fit(
-        *(e[0] if isinstance(e, tuple) else e for e in (examples, scored)),
-        shuffle=shuffle,
-        verbose=0,
-    )
+    x, validation_data = (e[0] if isinstance(e, tuple) else e for e in (examples, scored))
+    histories = pretrainer.fit(x, validation_data=validation_data, shuffle=shuffle, verbose=0)
     return stack.get_weights(), [history.history for history in histories]
 
 

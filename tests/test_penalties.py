@@ -213,7 +213,7 @@ def pretrained(x=None, validation=None, epochs=40, units=8, rate=0.2, **settings
         stack, keras.optimizers.SGD(rate), epochs=epochs, batch_size=50, seed=1
     )
     x = rows() if x is None else x
-    return stack, pretrainer.fit(x, validation, verbose=0)
+    return stack, pretrainer.fit(x, validation_data=validation, verbose=0)
 
 
 def rows():

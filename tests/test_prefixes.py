@@ -25,7 +25,8 @@ def pretrained(store=None, x=None, units=(8, 6, 5), corruption=(0.1, 0.2, 0.3), 
     settings = {"optimizer": keras.optimizers.SGD(0.1), "epochs": 1, "seed": 3, **settings}
     pretrainer = sda.GreedyPretrainer(stack, prefixes=store, **settings)
     validation_data = settings.pop("validation_data", None)
-    return stack, pretrainer.fit(data() if x is None else x, validation_data, verbose=0)
+    x = data() if x is None else x
+    return stack, pretrainer.fit(x, validation_data=validation_data, verbose=0)
 
 
 def assert_equal(stack, other):

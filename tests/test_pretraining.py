@@ -28,7 +28,7 @@ def stacked(units=(6,), seed=1, **settings):
 def pretrain(stack, x, validation_data=None, shuffle=True, verbose=0, **settings):
     settings = {"optimizer": keras.optimizers.SGD(0.1), "epochs": 2, "seed": 1, **settings}
     pretrainer = sda.GreedyPretrainer(stack, **settings)
-    return pretrainer.fit(x, validation_data, shuffle=shuffle, verbose=verbose)
+    return pretrainer.fit(x, validation_data=validation_data, shuffle=shuffle, verbose=verbose)
 
 
 def weights(model):

@@ -34,7 +34,7 @@ from sda.sweep.studies import (
     state,
 )
 from sda.training.fit import TrainingDiverged
-from sda.training.rows import as_rows, check_finite
+from sda.training.rows import as_rows, check_finite, in_place
 
 # A worker that gives no sign for so many beats is taken for dead.
 GRACE = 4
@@ -430,7 +430,7 @@ class Sweep:
             if rows.dtype == "uint8":  # pixels
                 rows = (rows / 255).astype("float32")
             if labels is not None:
-                labels = np.asarray(labels)
+                labels = np.asarray(in_place(labels, f"the labels of {name}"))
                 if labels.shape != (len(rows),) or labels.dtype.kind not in "iu":
                     raise ValueError(
                         f"Expected the labels of `{name}` to be {len(rows)} integers. "

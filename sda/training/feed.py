@@ -8,7 +8,7 @@ import numpy as np
 from keras import tree
 
 from sda.training.ahead import ahead
-from sda.training.rows import size_of
+from sda.training.rows import native, size_of
 
 # Larger data stay where they are and travel in pieces, of which some four exist at a time.
 RESIDENT_BYTES = 2**30
@@ -89,9 +89,9 @@ def host(array):
     """Return rows that were read in the precision that travels: floats in Keras's floatx."""
     array = np.asarray(array)
     if array.dtype.kind != "f":
-        return array
+        return native(array)
     # A view is part of the source, which somebody may write to.
-    return array.astype(keras.config.floatx(), copy=not array.flags.owndata)
+    return array.astype(keras.config.floatx(), order="C", copy=not array.flags.owndata)
 
 
 def leaves(data):

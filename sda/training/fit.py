@@ -19,6 +19,7 @@ from sda.seeding import check_seed, check_shuffle, epoch_order, fresh_seed
 from sda.training import feed
 from sda.training.feed import host, leaves, map_leaves
 from sda.training.rows import (
+    arrays_of_lists,
     as_rows,
     batch,
     check_finite,
@@ -597,6 +598,7 @@ def _checked_validation(model, data, scratch):
 
 
 def _checked_data(model, data, names):
+    data = [arrays_of_lists(part, name) for part, name in zip(data, names, strict=True)]
     for part, name in zip(data, names, strict=True):
         if part is not None and not leaves(part):
             raise ValueError(f"Expected `{name}` to hold arrays. Received: {name}={part!r}")

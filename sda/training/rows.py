@@ -80,14 +80,15 @@ def as_rows(x, name="x", scratch=None):
     Args:
         x: NumPy array or memory map, `h5py.Dataset`, tensor, nested list, or anything with `shape`,
             `dtype`, `__len__` and `__getitem__` for index arrays; these stay where they are. A
-            `tf.data.Dataset` or `keras.utils.PyDataset` is read once, into `scratch`; of `(x, y)`
-            batches, x is kept.
+            DataFrame or Series becomes an array: its rows count by their position, whatever the
+            index says. What yields batches, see `is_iterated`, is read once, into `scratch`; of
+            `(x, y)` batches, x is kept.
         name: What to call it in errors.
         scratch: A `sda.training.scratch.Scratch`, or None for one that keeps all in memory.
 
     Raises:
-        ValueError: If it is empty, endless, or holds no numbers, or if reading an `h5py.Dataset`
-            would read other files or never end.
+        ValueError: If it is empty, endless, masked or sparse, or holds no numbers, or if reading an
+            `h5py.Dataset` would read other files or never end.
     """
     if isinstance(x, (str, os.PathLike)):
         raise ValueError(
@@ -99,10 +100,8 @@ def as_rows(x, name="x", scratch=None):
         x = H5Rows(x)
     elif is_iterated(x):
         x = read_once(x, name, scratch, first=True)
-    elif keras.ops.is_tensor(x):
-        x = keras.ops.convert_to_numpy(x)
-    elif not all(hasattr(x, a) for a in ("shape", "dtype", "__len__", "__getitem__")):
-        x = as_array(x, name)
+    else:
+        x = in_place(x, name)
     if isinstance(x, np.memmap) and x.ndim and x.mode is not None:
         x = MappedRows(x)
     if len(x.shape) == 0 or x.shape[0] == 0:
@@ -113,6 +112,88 @@ def as_rows(x, name="x", scratch=None):
     return x
 
 
+def in_place(x, name):
+    """Return `x` as a NumPy array, or as it is where it gives rows by position and has a dtype.
+
+    Raises:
+        ValueError: If it is masked, sparse or symbolic, or a DataFrame with a column of no numbers.
+    """
+    if isinstance(x, np.ma.MaskedArray):
+        raise ValueError(
+            f"Expected `{name}` to be an array without a mask, which training would not see. "
+            f"Received: a numpy.ma.MaskedArray; `{name}.filled(np.nan)` has NaN where values are "
+            "missing"
+        )
+    if hasattr(x, "toarray") and hasattr(x, "nnz"):
+        raise ValueError(
+            f"Expected `{name}` to be dense. Received: a {type(x).__name__}; use `{name}.toarray()`"
+        )
+    if isinstance(x, keras.KerasTensor):
+        raise ValueError(f"Expected `{name}` to hold values. Received: the symbolic {x}")
+    if isinstance(x, np.memmap):
+        return x
+    if isinstance(x, np.ndarray):
+        array = np.asarray(x)
+    elif type(x).__module__.partition(".")[0] == "pandas":
+        array = _from_pandas(x, name)
+    elif keras.ops.is_tensor(x) or isinstance(x, keras.Variable):
+        array = ops.convert_to_numpy(x)
+    elif hasattr(x, "to_numpy"):  # a DataFrame or Series of another library
+        array = x.to_numpy()
+    elif hasattr(x, "detach"):  # PyTorch's, under another backend
+        x = x.detach().cpu()
+        # NumPy knows no bfloat16.
+        array = (x.float() if x.is_floating_point() and x.itemsize < 4 else x).numpy()
+    elif hasattr(x, "numpy"):  # TensorFlow's
+        array = np.asarray(x.numpy())
+    elif type(x).__module__.partition(".")[0] in ("jax", "jaxlib"):
+        array = np.asarray(x)
+    elif all(hasattr(x, a) for a in ("shape", "dtype", "__len__", "__getitem__")):
+        return x
+    else:
+        array = as_array(x, name)
+    # 16 and 8 bits of kinds that NumPy has only by name.
+    if array.dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):
+        return array.astype("float32")
+    return array
+
+
+def _from_pandas(x, name):
+    """Return what pandas holds as a NumPy array, with NaN where something is missing."""
+    import pandas
+
+    if not isinstance(x, pandas.DataFrame):
+        return _column(pandas.Series(x), name)
+    columns = [
+        _column(x.iloc[:, i], f"{name}[{label!r}]") for i, label in enumerate(x.columns.tolist())
+    ]
+    if all(isinstance(dtype, np.dtype) for dtype in x.dtypes) and x.to_numpy().dtype != "object":
+        return x.to_numpy()  # which is no copy where all is of one dtype
+    return np.stack(columns, axis=1) if columns else np.empty(x.shape)
+
+
+def _column(series, name):
+    dtype = series.dtype
+    if dtype.kind not in NUMBERS:
+        raise ValueError(
+            f"Expected `{name}` to hold numbers. Received: dtype {dtype}; sda.tables.Columns makes "
+            "numbers of categories and text"
+        )
+    if isinstance(dtype, np.dtype):
+        return series.to_numpy()
+    # Of pandas's own dtypes: numbers that may be missing, those of Arrow, sparse ones.
+    plain = np.dtype(getattr(dtype, "numpy_dtype", getattr(dtype, "subtype", "float64")))
+    if not series.hasnans:
+        return series.to_numpy(dtype=plain)
+    return series.to_numpy(dtype=plain if plain.kind == "f" else "float64", na_value=np.nan)
+
+
+def native(array):
+    """Return an array in the byte order of this machine, and its rows one after the other."""
+    array = np.asarray(array)
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+
+
 def as_array(x, name):
     """Return a nested list or the like as a NumPy array; raise `ValueError` if it is ragged."""
     try:
@@ -121,6 +202,18 @@ def as_array(x, name):
         raise ValueError(
             f"Expected `{name}` to be an array, or rows of one length. Received: {error}"
         ) from error
+
+
+def arrays_of_lists(structure, name):
+    """Return a nested structure with an array in place of each list of numbers, or of such."""
+
+    def array(part):
+        listed = isinstance(part, (list, tuple))
+        if listed and part and all(np.isscalar(leaf) for leaf in tree.flatten(part)):
+            return as_array(part, name)
+        return None
+
+    return tree.traverse(array, structure)
 
 
 def check_numbers(dtype, name):
@@ -154,7 +247,7 @@ def pieces(rows, size=None):
         size = max(1, min(PIECE_ROWS, PIECE_BYTES // (size_of(rows) // len(rows) + 1)))
 
     def read(start):
-        return np.asarray(rows[start : start + size])
+        return native(rows[start : start + size])
 
     starts = range(0, len(rows), size)
     if isinstance(rows, (H5Rows, MappedRows)) and len(starts) > 1:
