@@ -244,6 +244,29 @@ def test_a_layer_is_pretrained_as_keras_trains_its_model(case):
     check_pretraining(stack, lambda stack: OPTIMIZERS[case](), X, **USUAL)
 
 
+def test_what_the_template_excludes_from_decay_is_excluded_in_each_layer():
+    def template(stack):
+        optimizer = optimizers.AdamW(0.01, weight_decay=1.0)
+        biases = [dA.encoder.bias for dA in stack.autoencoders]
+        optimizer.exclude_from_weight_decay(biases, ["visible_bias"])
+        return optimizer
+
+    # Without an oracle in Keras, which trains a copy too: what is not decayed stays where it was.
+    for excluded in (True, False):
+        trained = stack()
+        trained.build((None, FEATURES))
+        for dA in trained.autoencoders:
+            dA.encoder.bias.assign(np.ones(dA.units))
+        optimizer = template(trained) if excluded else optimizers.AdamW(0.01, weight_decay=1.0)
+        # Adam's own steps become tiny, its decay, rate * weight_decay, does not.
+        optimizer.epsilon = 1e6
+        pretrainer = sda.GreedyPretrainer(trained, optimizer, epochs=1, batch_size=ROWS)
+        pretrainer.fit(X, verbose=0)
+        for dA in trained.autoencoders:
+            bias = keras.ops.convert_to_numpy(dA.encoder.bias.value)
+            np.testing.assert_allclose(bias, 1.0 if excluded else 0.99, atol=1e-4)
+
+
 # Products
 
 

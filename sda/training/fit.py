@@ -15,6 +15,7 @@ from sda import checkpoint, processes
 from sda.checks import check_count
 from sda.devices import accelerators
 from sda.forks import check_process
+from sda.optimizers import exclusions
 from sda.seeding import check_seed, check_shuffle, epoch_order, fresh_seed
 from sda.training import feed
 from sda.training.feed import host, leaves, map_leaves
@@ -153,7 +154,8 @@ def fit(
         A `keras.callbacks.History`.
 
     Raises:
-        ValueError: If the model is not compiled, if data or settings are out of range, or if
+        ValueError: If the model is not compiled, or was but `trainable` has changed since or its
+            optimizer has trained other variables, if data or settings are out of range, or if
             `checkpoint_dir` is in use or is that of another run. Nothing is changed then.
         OSError: If a checkpoint cannot be written. The one before is whole.
         sda.TrainingDiverged: If the loss or the weights become NaN or infinite.
@@ -226,7 +228,10 @@ def fit(
             "shuffle": shuffle,
             "seed": seed,
             "model": checkpoint.model_settings(model),
-            "compile": checkpoint.compile_settings(model),
+            "compile": {
+                **checkpoint.compile_settings(model),
+                **exclusions(model.optimizer, model.trainable_variables),
+            },
             "callbacks": checkpoint.callback_settings(
                 # A `CallbackList` holds a list.
                 tree.flatten(getattr(callbacks, "callbacks", callbacks) or [])
