@@ -161,7 +161,10 @@ def test_several_inputs_and_outputs_are_trained_as_by_keras(form):
             weights = dict(zip(("label", "mean"), weights, strict=True))
         return compiled(branches(), losses, loss_weights=weights)
 
-    check_fit(make, [X[:, :2], X[:, 2:]], [LABELS, MEANS], **USUAL)
+    # On TensorFlow Keras does not know the size of a batch, and its mean of the loss of one output
+    # counts the last batch like the others: batches of one size.
+    size = 11 if keras.backend.backend() == "tensorflow" else 8
+    check_fit(make, [X[:, :2], X[:, 2:]], [LABELS, MEANS], epochs=2, batch_size=size)
 
 
 # Optimizers
