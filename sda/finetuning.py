@@ -8,7 +8,17 @@ from sda.seeding import stream
 
 
 def supervised(
-    input_shape, encoders, units, activation, dropout, copy, seed, name, missing=None, noise=0.0
+    input_shape,
+    encoders,
+    units,
+    activation,
+    dropout,
+    copy,
+    seed,
+    name,
+    missing=None,
+    noise=0.0,
+    dtype=None,
 ):
     """Return a `keras.Sequential` of the encoders and a new output layer.
 
@@ -25,6 +35,8 @@ def supervised(
         name: Name of the model.
         missing: What stands for NaN in the input: a number, a list with one a feature, or None.
         noise: Standard deviation of Gaussian noise on the input.
+        dtype: The dtype policy of the model, from which `compile` knows whether to scale the loss.
+            Each layer has its own.
     """
     noise = check_number(noise, "noise", "in [0, 1]", lambda s: 0 <= s <= 1)
     output = keras.layers.Dense(
@@ -37,7 +49,10 @@ def supervised(
     for k, encoder in enumerate(encoders):
         layers += [_copy(layer) for layer in encoder] if copy else encoder
         layers += _dropout(dropout[k + 1], stream(seed, "dropout", k + 1))
-    return keras.Sequential([*layers, output], name=name)
+    model = keras.Sequential([*layers, output], name=name)
+    if dtype is not None:
+        model.dtype_policy = dtype
+    return model
 
 
 def encoder(input_shape, encoders, copy, missing=None):

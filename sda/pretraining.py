@@ -14,6 +14,7 @@ from sda import codes as code_places
 from sda.autoencoder import UNIT_INTERVAL, DenoisingAutoencoder
 from sda.checks import check_count, look_up
 from sda.forks import check_process
+from sda.optimizers import exclusions, fresh
 from sda.prefixes import PrefixStore, ground, layer_settings, training_settings
 from sda.seeding import check_seed, check_shuffle, fresh_seed, stream
 from sda.stack import StackedDenoisingAutoencoder, on_arrays, per_layer
@@ -64,7 +65,8 @@ class GreedyPretrainer:
             a `seed`.
 
     Raises:
-        ValueError: If a setting is out of its range, or a list has not one value a layer.
+        ValueError: If a setting is out of its range, an optimizer cannot be copied, or a list has
+            not one value a layer.
 
     Example:
 
@@ -101,6 +103,9 @@ class GreedyPretrainer:
             look_up(keras.optimizers.get, o, "optimizer", "a Keras optimizer or its name")
             for o in per_layer(optimizer, depth, "optimizer")
         ]
+        for template in self.optimizer:
+            # The last layer's is copied hours later: one that cannot be is found now.
+            look_up(fresh, template, "optimizer", "a template that its config can make again")
         self.loss = [
             _loss_for(stack, k, loss_k) for k, loss_k in enumerate(per_layer(loss, depth, "loss"))
         ]
@@ -285,6 +290,7 @@ class GreedyPretrainer:
                 batch_size=self.batch_size[k],
                 shuffle=shuffle,
                 seed=stream(self.seed, "order", k),
+                **self._exclusions(k),
             )
             for k, made in enumerate(callbacks)
         ]
@@ -321,7 +327,10 @@ class GreedyPretrainer:
             "phase": "pretraining",
             "data": {"x": checkpoint.data_settings(rows)},
             "validation_data": checkpoint.data_settings(validation),
-            "optimizer": [checkpoint.object_settings(o) for o in self.optimizer],
+            "optimizer": [
+                {**checkpoint.object_settings(o), **self._exclusions(k)}
+                for k, o in enumerate(self.optimizer)
+            ],
             "loss": [checkpoint.object_settings(loss) for loss in self.loss],
             "epochs": self.epochs,
             "batch_size": self.batch_size,
@@ -330,6 +339,10 @@ class GreedyPretrainer:
             "stack": checkpoint.model_settings(self.stack),
             "callbacks": [checkpoint.callback_settings(made) for made in callbacks],
         }
+
+    def _exclusions(self, k):
+        """Return what layer `k` excludes from weight decay, as an entry of settings."""
+        return exclusions(self.optimizer[k], self.stack.autoencoders[k].variables)
 
     def _fit_layer(
         self, k, rows, validation, shuffle, verbose, seed, callbacks, clock, checkpoints
@@ -360,7 +373,7 @@ class GreedyPretrainer:
         """Return the compiled model that is trained when layer `k` is."""
         autoencoder, template = self.stack.autoencoders[k], self.optimizer[k]
         model = Denoising(autoencoder, self.loss[k], name=autoencoder.name)
-        model.compile(optimizer=type(template).from_config(template.get_config()))
+        model.compile(optimizer=fresh(template))
         return model
 
     def _lift(self, function, rows, validation, folder, name):

@@ -319,7 +319,9 @@ class StackedDenoisingAutoencoder(keras.Model):
 
         Returns:
             A `keras.Sequential` of stock Keras layers, to be compiled with a loss such as
-            "sparse_categorical_crossentropy". It loads without `sda`.
+            "sparse_categorical_crossentropy". It loads without `sda`. It has the dtype policy of
+            the stack, so `compile` scales the loss under "mixed_float16"; a file of it has no
+            policy, so to train on after loading one, give `compile` a `LossScaleOptimizer`.
 
         Raises:
             ValueError: If the stack is not built, or an argument is out of its range.
@@ -458,7 +460,7 @@ class StackedDenoisingAutoencoder(keras.Model):
         rates = per_layer(dropout, len(self.autoencoders) + 1, "dropout")
         return finetuning.supervised(
             self.example_shape, self._encoders(), units, activation, rates, copy, self.seed, name,
-            self.missing, noise,
+            self.missing, noise, self.dtype_policy,
         )  # fmt: skip
 
     def _encoders(self):

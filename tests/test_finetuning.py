@@ -381,3 +381,11 @@ def test_a_stack_that_does_not_know_its_input_is_refused(head):
     stack = sda.StackedDenoisingAutoencoder([8, 5])
     with pytest.raises(ValueError, match="knows the shape of its input"):
         getattr(stack, head)(*([] if head == "unrolled" else [3]))
+
+
+def test_the_loss_of_a_classifier_in_half_precision_is_scaled():
+    stack = sda.StackedDenoisingAutoencoder([4], seed=1, dtype="mixed_float16")
+    stack.build((None, 6))
+    classifier = stack.classifier(3)
+    classifier.compile("sgd", "sparse_categorical_crossentropy")
+    assert isinstance(classifier.optimizer, keras.optimizers.LossScaleOptimizer)

@@ -374,6 +374,89 @@ def test_bad_data_and_settings_are_refused_before_anything_changes(x, y, change,
     assert int(model.optimizer.iterations) == 0
 
 
+@pytest.mark.parametrize(
+    "loss", ["huber", "mape", keras.losses.log_cosh, keras.losses.MeanSquaredError(name="mine")]
+)
+def test_targets_that_would_be_stretched_are_refused(x, loss):
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(3)])
+    model.compile("sgd", loss)
+    with pytest.raises(ValueError, match=r"`y` of shape \(None, 3\).*\(50, 1\)"):
+        sda.fit(model, x, x[:, :1], verbose=0)
+
+
+@pytest.mark.parametrize("form", [lambda loss: [loss, loss], lambda loss: {"b": loss, "a": loss}])
+def test_targets_of_one_output_of_several_are_checked(x, form):
+    inputs = keras.Input((6,))
+    model = keras.Model(
+        inputs, [layers.Dense(2, name="a")(inputs), layers.Dense(3, name="b")(inputs)]
+    )
+    model.compile("sgd", form("mse"))
+    with pytest.raises(ValueError, match=r"`y\[1\]` of shape \(None, 3\).*\(50, 1\)"):
+        sda.fit(model, x, [x[:, :2], x[:, :1]], verbose=0)
+
+
+def test_a_loss_of_a_users_own_may_stretch_targets(x, y):
+    class Own(keras.losses.MeanSquaredError):
+        pass
+
+    def mean_squared_error(y_true, y_pred):
+        return keras.ops.mean(keras.ops.square(y_true - y_pred), axis=-1)
+
+    for loss in (Own(), mean_squared_error):
+
+        def make(loss=loss):
+            model = classifier()
+            model.compile("sgd", loss)
+            return model
+
+        assert_fits_as_keras_does(make, x, x[:, :1], batch_size=25, epochs=1)
+
+
+def test_an_optimizer_that_trained_another_model_is_refused(x, y):
+    optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+    sda.fit(classifier(optimizer), x, y, verbose=0)
+    again = classifier(optimizer)
+    before = weights(again)
+    with pytest.raises(ValueError, match="make one per compile"):
+        sda.fit(again, x, y, verbose=0)
+    assert_same(weights(again), before)
+
+
+def test_layers_frozen_after_compile_have_to_be_compiled_again(x, y):
+    model = classifier()
+    model.layers[0].trainable = False
+    before = weights(model)
+    with pytest.raises(ValueError, match=f"compile again.*{model.layers[0].name}"):
+        sda.fit(model, x, y, verbose=0)
+    assert_same(weights(model), before)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    sda.fit(model, x, y, verbose=0)
+    assert_same(weights(model)[:2], before[:2])
+    assert np.any(weights(model)[2] != before[2])
+
+
+def test_a_backup_is_restored_where_it_was_made(x, y, tmp_path):
+    class Cut(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                raise OSError("the power is cut off")
+
+    def run(fit, folder, *callbacks):
+        model = classifier(keras.optimizers.SGD(0.1, momentum=0.9))
+        backup = keras.callbacks.BackupAndRestore(folder)
+        settings = {"batch_size": 16, "epochs": 4, "shuffle": False, "verbose": 0}
+        return model, fit(model, x, y, callbacks=[backup, *callbacks], **settings)
+
+    results = []
+    for fit, folder in ((sda.fit, "ours"), (lambda model, *a, **k: model.fit(*a, **k), "keras")):
+        with pytest.raises(OSError, match="cut off"):
+            run(fit, tmp_path / folder, Cut())
+        results.append(run(fit, tmp_path / folder))
+    (ours, history), (keras_own, expected) = results
+    assert history.epoch == expected.epoch == [2, 3]
+    assert_close(weights(ours), weights(keras_own))
+
+
 @pytest.mark.parametrize("make", [lambda: keras.Sequential([layers.Dense(3)]), lambda: "model"])
 def test_a_model_that_is_not_compiled_is_refused(x, y, make):
     with pytest.raises(ValueError, match=r"`model` to be a compiled keras\.Model"):

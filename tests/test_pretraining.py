@@ -574,3 +574,16 @@ def test_callbacks_of_every_layer_are_checked_before_one_is_trained():
         pretrainer.fit(np.full((10, 5), 0.5, "float32"), verbose=0)
     for a, b in zip(before, stack.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+class Unwritten(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule that does not say how it was made."""
+
+    def __call__(self, step):
+        return 0.1
+
+
+def test_an_optimizer_that_cannot_be_copied_is_found_before_anything_is_trained():
+    stack = sda.StackedDenoisingAutoencoder([4, 3], seed=1)
+    with pytest.raises(ValueError, match="`optimizer` to be a template"):
+        sda.GreedyPretrainer(stack, ["sgd", keras.optimizers.SGD(Unwritten())])

@@ -10,6 +10,7 @@ from sklearn.utils.validation import validate_data
 from sda import checkpoint, corruption
 from sda.checks import check_count, check_flag, check_number, look_up
 from sda.corruption import NOISES
+from sda.optimizers import fresh
 from sda.pretraining import Denoising, GreedyPretrainer
 from sda.stack import StackedDenoisingAutoencoder, on_arrays, per_layer
 from sda.training.rows import pieces
@@ -244,11 +245,11 @@ def optimizer_like(identifier, learning_rate, prefix):
     """Return a new optimizer like the one named, with another learning rate unless that is None."""
     name = f"{prefix}optimizer"
     template = look_up(keras.optimizers.get, identifier, name, "a Keras optimizer or its name")
-    config = template.get_config()
+    changes = {}
     if learning_rate is not None:
         name = f"{prefix}learning_rate"
-        config["learning_rate"] = check_number(learning_rate, name, "above 0", lambda r: r > 0)
-    return type(template).from_config(config)
+        changes["learning_rate"] = check_number(learning_rate, name, "above 0", lambda r: r > 0)
+    return fresh(template, **changes)
 
 
 def start_from(model, before, name):

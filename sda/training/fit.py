@@ -15,6 +15,7 @@ from sda import checkpoint, processes
 from sda.checks import check_count
 from sda.devices import accelerators
 from sda.forks import check_process
+from sda.optimizers import exclusions
 from sda.seeding import check_seed, check_shuffle, epoch_order, fresh_seed
 from sda.training import feed
 from sda.training.feed import host, leaves, map_leaves
@@ -38,16 +39,28 @@ DISPATCHES = 32
 FASTER = 160
 # With fewer rows a step waits: on a processor for memory, on a GPU for launches.
 LEAST_ROWS, LEAST_ROWS_OF_GPU = 16, 500
-# Losses, and their short names, that compare targets of the output's own shape. With others in
-# their place, most would be stretched to fit.
+# Keras's losses that compare targets of the output's own shape. With others in their place, most
+# would be stretched to fit.
 ELEMENTWISE = {
-    "binary_crossentropy",
-    "categorical_crossentropy",
-    "mae",
-    "mean_absolute_error",
-    "mean_squared_error",
-    "mse",
+    "binary_crossentropy": keras.losses.BinaryCrossentropy,
+    "binary_focal_crossentropy": keras.losses.BinaryFocalCrossentropy,
+    "categorical_crossentropy": keras.losses.CategoricalCrossentropy,
+    "categorical_focal_crossentropy": keras.losses.CategoricalFocalCrossentropy,
+    "categorical_hinge": keras.losses.CategoricalHinge,
+    "cosine_similarity": keras.losses.CosineSimilarity,
+    "hinge": keras.losses.Hinge,
+    "huber": keras.losses.Huber,
+    "kl_divergence": keras.losses.KLDivergence,
+    "log_cosh": keras.losses.LogCosh,
+    "mean_absolute_error": keras.losses.MeanAbsoluteError,
+    "mean_absolute_percentage_error": keras.losses.MeanAbsolutePercentageError,
+    "mean_squared_error": keras.losses.MeanSquaredError,
+    "mean_squared_logarithmic_error": keras.losses.MeanSquaredLogarithmicError,
+    "poisson": keras.losses.Poisson,
+    "squared_hinge": keras.losses.SquaredHinge,
 }
+SPARSE = "sparse_categorical_crossentropy"
+LOSSES = {**ELEMENTWISE, SPARSE: keras.losses.SparseCategoricalCrossentropy}
 
 
 class TrainingDiverged(RuntimeError):
@@ -142,7 +155,8 @@ def fit(
         A `keras.callbacks.History`.
 
     Raises:
-        ValueError: If the model is not compiled, if data or settings are out of range, or if
+        ValueError: If the model is not compiled, or was but `trainable` has changed since or its
+            optimizer has trained other variables, if data or settings are out of range, or if
             `checkpoint_dir` is in use or is that of another run. Nothing is changed then.
         OSError: If a checkpoint cannot be written. The one before is whole.
         sda.TrainingDiverged: If the loss or the weights become NaN or infinite.
@@ -161,6 +175,7 @@ def fit(
         raise ValueError(
             f"Expected `model` to be a compiled keras.Model. Received: model={model!r}"
         )
+    check_compiled(model)
     check_count(batch_size, "batch_size")
     check_count(epochs, "epochs")
     check_count(initial_epoch, "initial_epoch", least=0)
@@ -214,7 +229,10 @@ def fit(
             "shuffle": shuffle,
             "seed": seed,
             "model": checkpoint.model_settings(model),
-            "compile": checkpoint.compile_settings(model),
+            "compile": {
+                **checkpoint.compile_settings(model),
+                **exclusions(model.optimizer, model.trainable_variables),
+            },
             "callbacks": checkpoint.callback_settings(
                 # A `CallbackList` holds a list.
                 tree.flatten(getattr(callbacks, "callbacks", callbacks) or [])
@@ -292,6 +310,8 @@ class Trainer:
             position = self._resume(callbacks, checkpoints.progress)
         else:
             callbacks.on_train_begin()
+            # `BackupAndRestore` says there where it was.
+            position.epoch = model._initial_epoch or initial_epoch
             self._save(checkpoints, callbacks, position)
         if position.finished:
             return model.history
@@ -300,6 +320,9 @@ class Trainer:
                 self._run_epoch(callbacks, evaluate, shuffle, seed, position, checkpoints, pressed)
                 if pressed:
                     raise _interrupted(checkpoints, position)
+        if epochs > 0:
+            # Optimizers that average the weights put the averages in their place.
+            model.optimizer.finalize_variable_values(model.trainable_variables)
         callbacks.on_train_end(position.logs)
         position.finished = True
         self._save(checkpoints, callbacks, position)
@@ -532,6 +555,29 @@ def driver_for(model, data):
     return driver
 
 
+def check_compiled(model):
+    """Raise `ValueError` unless a model is, and its optimizer knows, what it was at `compile`."""
+    now = {layer: layer.trainable for layer in model._compiled_trainable_state}
+    changed = [
+        la.name for la, before in model._compiled_trainable_state.items() if before != now[la]
+    ]
+    if changed:
+        raise ValueError(
+            "Expected the `trainable` of all layers to be what it was when the model was compiled: "
+            "it acts from `compile` on, so compile again. Received: another one of "
+            f"{', '.join(map(repr, changed))}"
+        )
+    optimizer = model.optimizer
+    known = getattr(optimizer, "_trainable_variables", [])
+    if optimizer.built and not _identical(known, model.trainable_variables):
+        raise ValueError(
+            "Expected an optimizer that has trained no other variables, whose momentum and the "
+            "like it keeps: make one per compile. Received: optimizer="
+            f"{type(optimizer).__name__} of {len(known)} variables, some of which are not the "
+            f"{len(model.trainable_variables)} of model {model.name!r}"
+        )
+
+
 def feed_for(driver, data):
     """Return what brings `data` to the driver."""
     return getattr(_backend(), "Feed", feed.Feed)(driver, data)
@@ -642,8 +688,8 @@ def _checked_data(model, data, names):
                 f"Expected `{names[0]}` of shape {expected}, as the model takes it. "
                 f"Received: shape {tuple(x.shape)}"
             )
-    if hasattr(y, "shape"):
-        _check_labels(model, y, names[1])
+    if y is not None:
+        _check_targets(model, y, names[1])
     return rows
 
 
@@ -664,33 +710,59 @@ def _matches(shape, expected):
     )
 
 
-def _check_labels(model, y, name):
-    """Raise `ValueError` where the targets are not those of a classifier."""
-    loss, shape = _loss_name(model), getattr(model, "output_shape", None)
-    if not isinstance(shape, tuple) or not isinstance(shape[-1], int):
+def _check_targets(model, y, name):
+    """Raise `ValueError` where targets do not fit a loss of Keras's own."""
+    shapes = getattr(model, "output_shape", None)
+    if isinstance(shapes, tuple):
+        losses = _losses(model)
+        if len(losses) == 1 and len(leaves(y)) == 1:
+            _check_labels(losses[0], leaves(y)[0], shapes, name)
+        return
+    if isinstance(shapes, list) and isinstance(y, (list, tuple)) and len(y) == len(shapes):
+        losses = dict(zip(model.output_names, _losses(model), strict=False))
+        if isinstance(model.loss, dict):
+            losses = model.loss
+        for i, (output, shape) in enumerate(zip(model.output_names, shapes, strict=True)):
+            if y[i] is not None:
+                _check_labels(losses.get(output), y[i], shape, f"{name}[{i}]")
+    if isinstance(shapes, dict) and isinstance(y, dict) and isinstance(model.loss, dict):
+        for output in shapes.keys() & y.keys() & model.loss.keys():
+            if hasattr(y[output], "shape"):
+                _check_labels(model.loss[output], y[output], shapes[output], f"{name}[{output!r}]")
+
+
+def _check_labels(loss, y, shape, name):
+    """Raise `ValueError` where the targets of one output are not what its loss compares."""
+    loss_name = _loss_name(loss)
+    if not isinstance(shape, tuple) or not shape or not isinstance(shape[-1], int):
         return
     classes = shape[-1]
-    if loss in ELEMENTWISE and not _matches(y.shape, shape):
+    # As in Keras, a single output and its targets may have an axis of one, or not.
+    one = shape[:-1] if classes == 1 else shape
+    if loss_name in ELEMENTWISE and not (_matches(y.shape, shape) or _matches(y.shape, one)):
         raise ValueError(
             f"Expected `{name}` of shape {shape}, as the model's output. "
             f"Received: shape {tuple(y.shape)}"
         )
-    if loss in ("binary_crossentropy", "categorical_crossentropy"):
+    if loss_name in ("binary_crossentropy", "categorical_crossentropy"):
         for piece in pieces(y):
             if piece.min() < 0 or piece.max() > 1:
                 raise ValueError(
-                    f"Expected `{name}` to lie in [0, 1] under {loss}. "
+                    f"Expected `{name}` to lie in [0, 1] under {loss_name}. "
                     f"Received: values from {piece.min()} to {piece.max()}"
                 )
-    if loss != "sparse_categorical_crossentropy":
+    if loss_name != SPARSE:
         return
     if not _matches(y.shape, shape[:-1]) and not _matches(y.shape, (*shape[:-1], 1)):
         raise ValueError(
             f"Expected `{name}` of shape {shape[:-1]}, a label an example. "
             f"Received: shape {tuple(y.shape)}"
         )
+    config = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
+    ignored = config.get("ignore_class")
     for labels in pieces(y):
-        wrong = labels[(labels < 0) | (labels >= classes) | (labels != np.floor(labels))]
+        wrong = (labels < 0) | (labels >= classes) | (labels != np.floor(labels))
+        wrong = labels[wrong & (labels != ignored)] if ignored is not None else labels[wrong]
         if wrong.size:
             raise ValueError(
                 f"Expected `{name}` to hold labels from 0 to {classes - 1}, as the model has "
@@ -698,9 +770,28 @@ def _check_labels(model, y, name):
             )
 
 
-def _loss_name(model):
+def _losses(model):
+    """Return the losses that a model was compiled with, in a list."""
     loss = getattr(model, "loss", None)
-    return getattr(loss, "name", getattr(loss, "__name__", loss))
+    if isinstance(loss, dict):
+        return list(loss.values())
+    return list(loss) if isinstance(loss, (list, tuple)) else [loss]
+
+
+def _loss_name(loss):
+    """Return the name of Keras's own loss, given as a string, a function or an object, or None.
+
+    Losses of others are theirs, also where they have the name of one of Keras's.
+    """
+    if isinstance(loss, str):
+        try:
+            loss = keras.losses.get(loss)
+        except ValueError:
+            return None
+    for name, kind in LOSSES.items():
+        if type(loss) is kind or loss is getattr(keras.losses, name):
+            return name
+    return None
 
 
 _alive = {"users": 0, "epsilon": None}
@@ -715,7 +806,8 @@ def _softmax_kept_alive(model):
     wrong than that has no gradient; a large first step from random weights can put all of them
     there, for good. (On TensorFlow Keras goes back to the logits.)
     """
-    if _loss_name(model) not in ("sparse_categorical_crossentropy", "categorical_crossentropy"):
+    kinds = {_loss_name(loss) for loss in _losses(model)}
+    if kinds.isdisjoint({SPARSE, "categorical_crossentropy"}):
         yield
         return
     # The setting is that of the process: of several fits at a time, the last one puts it back.
