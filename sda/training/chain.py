@@ -109,11 +109,13 @@ def _sequential_chain(model):
     if model.get_compile_config()["loss_weights"] is not None:
         return None
     rest, noise = list(model.layers), None
-    if type(rest[0]) is keras.layers.GaussianNoise:
+    if type(rest[0]) is keras.layers.GaussianNoise and not rest[0].activity_regularizer:
         noise = rest.pop(0)
     layers, dropout = [], None
     for layer in rest:
-        if type(layer) is keras.layers.Dropout and layer.noise_shape is None and dropout is None:
+        if _does_nothing(layer):
+            continue
+        if _is_plain_dropout(layer) and dropout is None:
             dropout = layer
         else:
             layers.append(affine(layer, dropout, last=layer is model.layers[-1]))
@@ -121,6 +123,24 @@ def _sequential_chain(model):
     if None in layers or dropout or not layers or layers[-1].activation != "softmax":
         return None
     return Chain(tuple(layers), loss, noise, smoothing)
+
+
+def _does_nothing(layer):
+    """Whether a layer is a `Dropout` of rate 0, which draws nothing either."""
+    return (
+        type(layer) is keras.layers.Dropout and layer.rate == 0 and not layer.activity_regularizer
+    )
+
+
+def _is_plain_dropout(layer):
+    """Whether a layer drops each entry for itself, some but not all, in float32."""
+    return (
+        type(layer) is keras.layers.Dropout
+        and layer.noise_shape is None
+        and 0 < layer.rate < 1
+        and layer.compute_dtype == "float32"
+        and not layer.activity_regularizer
+    )
 
 
 def _cross_entropy(loss):

@@ -138,7 +138,8 @@ class ChainSteps:
             clean.copy_(scale_pixels(x.index_select(0, rows)))
         if self.noise:
             self.noise(clean, self.inputs[0])
-        self._forward(clean)
+        # Dropout on the input acts on what the noise has left of it, in place.
+        self._forward(self.inputs[0] if self.noise else clean)
         selected = self.noise.selected() if self.weighted else None
         target = clean if y is None else y.index_select(0, rows)
         loss = self._loss(target, selected)
