@@ -28,6 +28,8 @@ def trained(fit, model, y=LABELS, **settings):
     """Train in the order of the rows; return weights, optimizer's variables and logs."""
     settings = {"epochs": 3, "batch_size": 5, **settings}
     history = fit(model, X, y, shuffle=False, verbose=0, **settings)
+    # As Keras does at the end of `fit`: the averages of an EMA become the weights.
+    model.optimizer.finalize_variable_values(model.trainable_variables)
     variables = [*model.get_weights(), *map(keras.ops.convert_to_numpy, model.optimizer.variables)]
     return variables, history.history
 
@@ -77,3 +79,140 @@ HIDDEN = {
 @pytest.mark.parametrize("name", HIDDEN)
 def test_noise_and_dropout_are_those_of_keras(name):
     check_parity(lambda: classifier(HIDDEN[name], keras.optimizers.SGD(0.3)))
+
+
+class Halving(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule that cannot be saved."""
+
+    def __call__(self, step):
+        return 0.3 * 0.5 ** keras.ops.cast(step, "float32")
+
+
+SGD = keras.optimizers.SGD
+OPTIMIZERS = {
+    "plain": lambda: SGD(0.3),
+    "momentum": lambda: SGD(0.1, momentum=0.9),
+    "Nesterov's momentum": lambda: SGD(0.1, momentum=0.9, nesterov=True),
+    "weight decay": lambda: SGD(0.3, weight_decay=0.1),
+    "clipnorm": lambda: SGD(0.3, clipnorm=0.01),
+    "global clipnorm": lambda: SGD(0.3, global_clipnorm=0.01),
+    "clipvalue": lambda: SGD(0.3, clipvalue=0.001),
+    "loss scale": lambda: SGD(0.3, loss_scale_factor=8.0),
+    "loss scale with momentum": lambda: SGD(0.1, momentum=0.9, loss_scale_factor=8.0),
+    "loss scale of another": lambda: keras.optimizers.Adam(0.01, loss_scale_factor=8.0),
+    "changing loss scale": lambda: keras.optimizers.LossScaleOptimizer(SGD(0.3)),
+    "growing loss scale": lambda: keras.optimizers.LossScaleOptimizer(
+        SGD(0.3), initial_scale=4.0, dynamic_growth_steps=3
+    ),
+    "loss scale that is too large": lambda: keras.optimizers.LossScaleOptimizer(
+        SGD(0.3), initial_scale=3e38
+    ),
+    "accumulation": lambda: SGD(0.3, gradient_accumulation_steps=2),
+    "overwriting EMA": lambda: SGD(0.3, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=2),
+    "schedule": lambda: SGD(keras.optimizers.schedules.CosineDecay(0.3, 10)),
+    "schedule of one's own": lambda: SGD(Halving(), momentum=0.5),
+    "function": lambda: SGD(lambda: 0.3),
+    "adam": lambda: keras.optimizers.Adam(0.01),
+    "adamw, clipped": lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1, clipnorm=0.01),
+}
+
+
+@only_torch
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_is_that_of_keras(name):
+    check_parity(lambda: classifier(optimizer=OPTIMIZERS[name]()))
+
+
+def excluding():
+    optimizer = SGD(0.3, weight_decay=0.1)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    return optimizer
+
+
+@only_torch
+def test_variables_without_weight_decay_are_those_of_keras():
+    check_parity(lambda: classifier(optimizer=excluding()))
+
+
+class Between(keras.callbacks.Callback):
+    """Changes the optimizer at the beginning of the second epoch."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 1:
+            self.change(self.model.optimizer)
+
+
+def _set(name, value):
+    return lambda optimizer: setattr(optimizer, name, value)
+
+
+CHANGES = {
+    "momentum": _set("momentum", 0.5),
+    "rate": _set("learning_rate", 0.01),
+    "schedule": _set("learning_rate", keras.optimizers.schedules.CosineDecay(0.3, 10)),
+    "schedule of one's own": _set("learning_rate", Halving()),
+    "clipvalue": _set("clipvalue", 0.001),
+    "loss scale": _set("loss_scale_factor", 4.0),
+}
+
+
+@only_torch
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_what_a_callback_sets_acts_from_then_on(name, momentum):
+    if name == "momentum" and not momentum:
+        pytest.skip("the optimizer has no velocities then")
+
+    def fit_and_change(fit):
+        model = classifier(optimizer=SGD(0.1, momentum=momentum))
+        callbacks = [Between(CHANGES[name])]
+        return trained(fit, model, callbacks=callbacks)
+
+    ours, theirs = fit_and_change(sda.fit), fit_and_change(keras.Model.fit)
+    for a, b in zip(ours[0], theirs[0], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@only_torch
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_schedule_set_after_compile_acts(momentum):
+    def make():
+        model = classifier(optimizer=SGD(0.1, momentum=momentum))
+        model.optimizer.learning_rate = keras.optimizers.schedules.CosineDecay(0.3, 10)
+        return model
+
+    check_parity(make)
+
+
+@only_torch
+def test_a_schedule_set_between_two_fits_acts():
+    def make_and_fit(fit):
+        model = classifier(optimizer=SGD(0.1, momentum=0.9))
+        trained(fit, model)
+        model.optimizer.learning_rate = keras.optimizers.schedules.CosineDecay(0.3, 40)
+        return trained(fit, model)
+
+    ours, theirs = make_and_fit(sda.fit), make_and_fit(keras.Model.fit)
+    for a, b in zip(ours[0], theirs[0], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@only_torch
+@pytest.mark.parametrize(
+    "name", ["loss scale", "loss scale with momentum", "growing loss scale", "accumulation"]
+)
+def test_a_dA_is_trained_by_the_optimizer_as_keras_does(name):
+    results = []
+    for fit in (sda.fit, keras.Model.fit):
+        stack = sda.StackedDenoisingAutoencoder([7], 0.3, seed=1)
+        stack.build((None, VISIBLE))
+        model = sda.GreedyPretrainer(stack, OPTIMIZERS[name]()).layer_model(0)
+        results.append(trained(fit, model, y=None))
+    ours, theirs = results
+    for a, b in zip(ours[0], theirs[0], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(ours[1]["loss"], theirs[1]["loss"], rtol=1e-5)

@@ -56,6 +56,9 @@ def find_chain(model):
     """
     if model.run_eagerly or model.compute_dtype != "float32":
         return None
+    # Its scale falls where a gradient overflows, which one that is written out does elsewhere.
+    if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
+        return None
     own = getattr(model, "training_chain", None)
     chain = own() if own else _sequential_chain(model)
     if chain is None:
@@ -106,7 +109,12 @@ def _sequential_chain(model):
     loss, smoothing = _cross_entropy(model.loss)
     if loss is None:
         return None
-    if model.get_compile_config()["loss_weights"] is not None:
+    try:
+        weights = model.get_compile_config()["loss_weights"]
+    # What was given to `compile` need not be serializable: a schedule of one's own may not be.
+    except Exception:
+        return None
+    if weights is not None:
         return None
     rest, noise = list(model.layers), None
     if type(rest[0]) is keras.layers.GaussianNoise and not rest[0].activity_regularizer:

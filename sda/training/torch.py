@@ -90,9 +90,6 @@ class ChainSteps:
         loss = chain.loss
         reconstructs = isinstance(loss, ReconstructionLoss)
         self.weighted = self.noise and reconstructs and (loss.emphasised or loss.alpha != 1)
-        self.update = _update(
-            model, self.products, list(zip(self.biases, self.deltas, strict=True))
-        )
 
     def _make_arrays(self):
         def empty(rows, width):
@@ -121,6 +118,9 @@ class ChainSteps:
         for draw in self.draws:
             draw.begin()
         loss_sum = _raw(self.model.metrics[0].variables[0])
+        # Made for each dispatch: callbacks may have changed the optimizer.
+        sums = list(zip(self.biases, self.deltas, strict=True))
+        self.update = _update(self.model, self.products, sums)
         self.update.begin()
         for rows in batches:
             loss_sum.add_(self._step(x, y, rows))
@@ -239,7 +239,8 @@ class FusedSGD:
 
     def __init__(self, model, products, sums):
         self.optimizer = model.optimizer
-        self.scheduled = not isinstance(model.optimizer.get_config()["learning_rate"], float)
+        # Anything but a variable is computed anew in each step.
+        self.scheduled = not isinstance(model.optimizer.learning_rate, keras.Variable)
         self.size = len(sums[0][1])
         self.ones = torch.ones_like(sums[0][1][:, 0])
         self.momentum = self.optimizer.momentum
@@ -291,20 +292,35 @@ class AnyOptimizer:
             return  # all at once, with the first layer
         found = {w.data_ptr(): (a.T @ b).div_(self.size) for w, a, b in self.products}
         found.update({b.data_ptr(): delta.sum(0).div_(self.size) for b, delta in self.sums})
-        gradients = [found[v.value.data_ptr()] for v in self.variables]
+        # As if the loss had been scaled: `apply` undoes it.
+        scale = self.optimizer.scale_loss(torch.ones_like(self.sums[0][0][0]))
+        gradients = [found[v.value.data_ptr()].mul_(scale) for v in self.variables]
         self.optimizer.apply(gradients, self.variables)
 
     def end(self, steps):
         pass
 
 
+# What makes more than plain SGD of `keras.optimizers.SGD`, where it is neither None nor False.
+MORE_THAN_PLAIN = (
+    "nesterov",
+    "weight_decay",
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+    "use_ema",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+)
+
+
 def _update(model, products, sums):
     """Return how the weights are updated under the model's optimizer."""
-    usual = keras.optimizers.SGD()
-    config, free = model.optimizer.get_config(), ("name", "learning_rate", "momentum")
+    optimizer = model.optimizer
     fused = (
-        type(model.optimizer) is type(usual)  # not keras.optimizers.SGD, but PyTorch's own of it
-        and all(config[k] == v for k, v in usual.get_config().items() if k not in free)
+        # Not keras.optimizers.SGD, but PyTorch's own of it.
+        type(optimizer) is type(keras.optimizers.SGD())
+        and all(getattr(optimizer, name) in (None, False) for name in MORE_THAN_PLAIN)
     )
     return (FusedSGD if fused else AnyOptimizer)(model, products, sums)
 
