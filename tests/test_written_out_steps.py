@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from gradients import central_differences
 from keras import layers
 
 import sda
@@ -216,3 +217,89 @@ def test_a_dA_is_trained_by_the_optimizer_as_keras_does(name):
     for a, b in zip(ours[0], theirs[0], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(ours[1]["loss"], theirs[1]["loss"], rtol=1e-5)
+
+
+# Losses of a dA: the first step of plain SGD against central differences of the printed formula
+
+
+NOISES = {
+    "nothing masked": lambda: sda.MaskingNoise(0.0, seed=3),
+    "masked": lambda: sda.MaskingNoise(0.4, seed=3),
+    "all masked": lambda: sda.MaskingNoise(1.0, seed=3),
+    "salt and pepper": lambda: sda.SaltAndPepperNoise(0.4, seed=3),
+    "gaussian": lambda: sda.GaussianNoise(0.1, seed=3),
+}
+RATE = 1e-2
+KINDS = [sda.losses.CrossEntropy, sda.losses.SquaredError]
+if keras.backend.backend() != "torch":
+    # Where one step is that of all, whatever the loss: two noises, and one loss.
+    NOISES = {name: NOISES[name] for name in ("nothing masked", "gaussian")}
+    KINDS = KINDS[:1]
+
+
+def formula(weights, noisy, factors, loss, reduce):
+    """The loss of a batch, of a tied dA with sigmoid units, in float64."""
+
+    def sigmoid(a):
+        return 1 / (1 + np.exp(-a))
+
+    w, b, visible = weights
+    z = sigmoid(sigmoid(noisy @ w + b) @ w.T + visible)
+    if isinstance(loss, sda.losses.CrossEntropy):
+        values = -X * np.log(z) - (1 - X) * np.log(1 - z)
+    else:
+        values = (X - z) ** 2
+    return reduce((factors * values).sum(axis=1))
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("alpha", "beta", "reduction"),
+    [(2.0, 2.0, "sum_over_batch_size"), (2.0, 0.5, "mean"), (0.5, 0.5, "sum"), (1.0, 1.0, "sum")],
+)
+def test_the_step_of_a_dA_is_that_of_the_formula(noise, kind, alpha, beta, reduction):
+    if noise == "gaussian" and alpha != beta:
+        pytest.skip("emphasis needs a noise that selects")
+    loss = kind(alpha, beta, reduction=reduction)
+    stack = sda.StackedDenoisingAutoencoder(
+        [7], NOISES[noise](), decoder_activation="sigmoid", seed=1
+    )
+    stack.build((None, VISIBLE))
+    model = sda.GreedyPretrainer(stack, SGD(RATE), loss=loss).layer_model(0)
+    dA = stack.autoencoders[0]
+    # The noise of the first step, from another layer of the same seed.
+    drawn, selected = dA.corruption.copy(dA.corruption.seed).corrupt(keras.ops.convert_to_tensor(X))
+    noisy = keras.ops.convert_to_numpy(drawn).astype("float64")
+    chosen = True if selected is None else keras.ops.convert_to_numpy(selected)
+    factors = np.where(chosen, alpha, beta)
+    reduce = np.sum if reduction == "sum" else np.mean
+
+    def variables():
+        return [
+            keras.ops.convert_to_numpy(v.value).astype("float64")
+            for v in (dA.encoder.kernel, dA.encoder.bias, dA.visible_bias)
+        ]
+
+    before = variables()
+    history = sda.fit(model, X, batch_size=ROWS, shuffle=False, verbose=0).history
+    after = variables()
+    assert history["loss"][0] == pytest.approx(
+        formula(before, noisy, factors, loss, reduce), rel=1e-5
+    )
+    for k in range(3):
+        expected = central_differences(
+            lambda w, k=k: formula(
+                [*before[:k], w, *before[k + 1 :]], noisy, factors, loss, reduce
+            ),
+            before[k].copy(),
+        )
+        np.testing.assert_allclose((before[k] - after[k]) / RATE, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("reduction", [None, "none"])
+@pytest.mark.parametrize("kind", [sda.losses.SquaredError, keras.losses.MeanSquaredError])
+def test_a_loss_without_a_reduction_is_refused(reduction, kind):
+    stack = sda.StackedDenoisingAutoencoder([7], 0.3, seed=1)
+    with pytest.raises(ValueError, match=r"`loss` to have a reduction.*Received: layer 0"):
+        sda.GreedyPretrainer(stack, loss=kind(reduction=reduction))

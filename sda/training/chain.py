@@ -92,7 +92,7 @@ def denoising_chain(encoder, visible_bias, decoder_activation, corruption, loss)
     name = _known_name(decoder_activation, SLOPED)
     if first is None or name is None or type(loss) not in (CrossEntropy, SquaredError):
         return None
-    if loss.missing_values:
+    if loss.missing_values or loss.reduction == "sum" or loss.dtype != "float32":
         return None
     if type(loss) is CrossEntropy and name != "sigmoid":
         return None

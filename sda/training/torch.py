@@ -89,7 +89,7 @@ class ChainSteps:
         self.draws = list(draws.values())
         loss = chain.loss
         reconstructs = isinstance(loss, ReconstructionLoss)
-        self.weighted = self.noise and reconstructs and (loss.emphasised or loss.alpha != 1)
+        self.weighted = self.noise and reconstructs and loss.emphasised
 
     def _make_arrays(self):
         def empty(rows, width):
@@ -174,8 +174,10 @@ class ChainSteps:
         if isinstance(loss, CrossEntropy):
             torch.sigmoid(a, out=delta).sub_(target)
             if selected is None:
-                softplus = torch.nn.functional.softplus(a)
-                return softplus.sum().sub_(torch.dot(target.view(-1), a.view(-1)))
+                softplus = torch.nn.functional.softplus(a).sum()
+                if loss.alpha != 1:
+                    delta.mul_(loss.alpha)
+                return softplus.sub_(torch.dot(target.view(-1), a.view(-1))).mul_(loss.alpha)
             values = torch.nn.functional.softplus(a).sub_(target * a)
         else:
             z = ACTIVATE[activation](a)
@@ -186,6 +188,9 @@ class ChainSteps:
             weights = torch.where(selected, loss.alpha, loss.beta)
             values.mul_(weights)
             delta.mul_(weights)
+        elif loss.alpha != 1:
+            values.mul_(loss.alpha)
+            delta.mul_(loss.alpha)
         return values.sum()
 
     def _categorical_loss(self, a, delta, target):
