@@ -12,11 +12,15 @@ class ReconstructionLoss(keras.losses.Loss):
 
     L(x, z) = α · Σ ℓ(x_j, z_j) over the corrupted features + β · Σ ℓ(x_j, z_j) over the others,
     averaged over the batch (Vincent et al., JMLR 11 (2010), section 3.3). "Corrupted" means
-    selected by the noise, also where the new value equals the old one. A subclass gives ℓ in
-    `per_feature`.
+    selected by the noise, also where the new value equals the old one. Where nothing is selected,
+    since the noise acts on every feature or the loss is called without a noise, all count as
+    corrupted: α weighs them all. A subclass gives ℓ in `per_feature`.
 
     Sums, not means: learning rates published for denoising autoencoders work as printed. On a mean
     over 784 pixels they would have to be 784 times as large.
+
+    It is computed in `dtype`, float32 unless given. The batch is summed in place of averaged where
+    `reduction` is "sum". Training needs one value a batch, and refuses None.
 
     With `missing_values`, features whose x is NaN are left out of the sum.
     """
@@ -65,22 +69,31 @@ class ReconstructionLoss(keras.losses.Loss):
             y_true: The clean input, shape `(batch, ...)`; with `missing_values`, NaN where it is
                 not known.
             y_pred: Its reconstruction, or the pre-activations if `from_logits`; same shape.
-            selected: Boolean tensor, true where the noise acted. None weighs every feature with 1.
+            selected: Boolean tensor, true where the noise acted. None: everywhere, so that `alpha`
+                weighs every feature.
 
         Returns:
             Tensor of shape `(batch,)`.
         """
-        x = ops.cast(y_true, "float32")
+        x = ops.cast(y_true, self.dtype)
         if self.missing_values:
             missing = ops.isnan(x)
             # Here too, not in the values alone: 0 times the gradient of a NaN would be NaN.
             x = ops.where(missing, 0.0, x)
-        values = self.per_feature(x, ops.cast(y_pred, "float32"))
+        values = self.per_feature(x, ops.cast(y_pred, self.dtype))
         if self.missing_values:
             values = ops.where(missing, 0.0, values)
-        if selected is not None and (self.emphasised or self.alpha != 1):
-            values = values * ops.where(selected, self.alpha, self.beta)
+        if selected is not None and self.emphasised:
+            weights = ops.where(selected, self.alpha, self.beta)
+            values = values * ops.cast(weights, values.dtype)
+        elif self.alpha != 1:
+            values = values * self.alpha
         return ops.sum(values, axis=tuple(range(1, len(values.shape))))
+
+    def reduced(self, x, z, selected=None):
+        """Return the loss of a batch, as `reduction` says; arguments as for `call`."""
+        values = self.call(x, z, selected)
+        return ops.sum(values) if self.reduction == "sum" else ops.mean(values)
 
     def with_missing_values(self):
         """Return this loss over observed features only."""
@@ -88,6 +101,8 @@ class ReconstructionLoss(keras.losses.Loss):
 
     def get_config(self):
         config = {"alpha": self.alpha, "beta": self.beta, "missing_values": self.missing_values}
+        if self.dtype != "float32":
+            config["dtype"] = self.dtype
         return {**super().get_config(), **config}
 
 

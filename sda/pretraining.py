@@ -515,7 +515,9 @@ class Denoising(keras.Model):
 
     def _reconstruction_loss(self, x, z, selected=None):
         if isinstance(self.loss_fn, losses.ReconstructionLoss):
-            return ops.mean(self.loss_fn.call(x, z, selected))
+            loss = self.loss_fn.reduced(x, z, selected)
+            # The sums of replicas add up to that of the batch; `share` would average them.
+            return loss * replicas.count() if self.loss_fn.reduction == "sum" else loss
         return ops.mean(self.loss_fn(x, z))
 
     def get_config(self):
@@ -638,6 +640,11 @@ def _loss_for(stack, k, loss):
     sigmoid = autoencoder.decoder_activation is keras.activations.sigmoid
     activation = autoencoder.decoder_activation
     loss = losses.for_decoder(activation) if loss is None else losses.get(loss)
+    if isinstance(loss, keras.losses.Loss) and loss.reduction in (None, "none"):
+        raise ValueError(
+            'Expected `loss` to have a reduction, such as "sum_over_batch_size" or "sum". '
+            f"Received: layer {k} with reduction={loss.reduction!r}"
+        )
     if isinstance(loss, losses.CrossEntropy):
         if not sigmoid:
             raise ValueError(

@@ -90,9 +90,35 @@ def test_emphasis_weighs_selected_features_by_alpha_and_others_by_beta(loss, for
 
 
 @both_losses
-def test_without_a_selection_every_feature_weighs_1(loss, formula):
+@pytest.mark.parametrize("beta", [5.0, 0.5])
+def test_without_a_selection_every_feature_weighs_alpha(loss, formula, beta):
     plain = formula(X, LOGITS).sum(axis=1).mean()
-    assert float(loss(alpha=5.0, beta=0.5)(X, LOGITS)) == pytest.approx(plain, rel=1e-5)
+    assert float(loss(alpha=5.0, beta=beta)(X, LOGITS)) == pytest.approx(5 * plain, rel=1e-5)
+
+
+@both_losses
+def test_gradient_without_a_selection_is_that_of_the_formula(loss, formula):
+    expected = central_differences(lambda z: 3 * formula(X, z).sum(axis=1).mean(), LOGITS.copy())
+    slope = gradient(lambda z: loss(3.0, 0.5)(single(X), z), single(LOGITS))
+    np.testing.assert_allclose(slope, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_gradient_of_the_cross_entropy_in_its_targets_is_minus_the_logits():
+    slope = gradient(lambda x: CrossEntropy()(x, single(LOGITS)), single(X))
+    np.testing.assert_allclose(slope, -LOGITS / len(X), rtol=1e-5)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has no float64 by default")
+@both_losses
+def test_a_dtype_is_that_of_the_sum(loss, formula):
+    loss = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(loss(2.0, 0.5, dtype="float64"))
+    )
+    weights = np.where(SELECTED, 2.0, 0.5)
+    z = ops.convert_to_tensor(LOGITS, "float64")
+    actual = loss.call(ops.convert_to_tensor(X, "float64"), z, ops.convert_to_tensor(SELECTED))
+    expected = (weights * formula(X, LOGITS)).sum(axis=1)
+    np.testing.assert_allclose(ops.convert_to_numpy(actual), expected, rtol=1e-13)
 
 
 @both_losses
@@ -118,7 +144,7 @@ def test_config_round_trip(loss, formula):
     assert type(copied) is loss
     assert copied.get_config() == original.get_config()
     assert (copied.alpha, copied.beta, copied.name) == (0.7, 0.2, "mine")
-    assert float(copied(X, LOGITS)) == pytest.approx(formula(X, LOGITS).sum(), rel=1e-5)
+    assert float(copied(X, LOGITS)) == pytest.approx(0.7 * formula(X, LOGITS).sum(), rel=1e-5)
 
 
 @both_losses

@@ -56,6 +56,9 @@ def find_chain(model):
     """
     if model.run_eagerly or model.compute_dtype != "float32":
         return None
+    # Its scale falls where a gradient overflows, which one that is written out does elsewhere.
+    if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
+        return None
     own = getattr(model, "training_chain", None)
     chain = own() if own else _sequential_chain(model)
     if chain is None:
@@ -89,7 +92,7 @@ def denoising_chain(encoder, visible_bias, decoder_activation, corruption, loss)
     name = _known_name(decoder_activation, SLOPED)
     if first is None or name is None or type(loss) not in (CrossEntropy, SquaredError):
         return None
-    if loss.missing_values:
+    if loss.missing_values or loss.reduction == "sum" or loss.dtype != "float32":
         return None
     if type(loss) is CrossEntropy and name != "sigmoid":
         return None
@@ -106,14 +109,21 @@ def _sequential_chain(model):
     loss, smoothing = _cross_entropy(model.loss)
     if loss is None:
         return None
-    if model.get_compile_config()["loss_weights"] is not None:
+    try:
+        weights = model.get_compile_config()["loss_weights"]
+    # What was given to `compile` need not be serializable: a schedule of one's own may not be.
+    except Exception:
+        return None
+    if weights is not None:
         return None
     rest, noise = list(model.layers), None
-    if type(rest[0]) is keras.layers.GaussianNoise:
+    if type(rest[0]) is keras.layers.GaussianNoise and not rest[0].activity_regularizer:
         noise = rest.pop(0)
     layers, dropout = [], None
     for layer in rest:
-        if type(layer) is keras.layers.Dropout and layer.noise_shape is None and dropout is None:
+        if _does_nothing(layer):
+            continue
+        if _is_plain_dropout(layer) and dropout is None:
             dropout = layer
         else:
             layers.append(affine(layer, dropout, last=layer is model.layers[-1]))
@@ -121,6 +131,24 @@ def _sequential_chain(model):
     if None in layers or dropout or not layers or layers[-1].activation != "softmax":
         return None
     return Chain(tuple(layers), loss, noise, smoothing)
+
+
+def _does_nothing(layer):
+    """Whether a layer is a `Dropout` of rate 0, which draws nothing either."""
+    return (
+        type(layer) is keras.layers.Dropout and layer.rate == 0 and not layer.activity_regularizer
+    )
+
+
+def _is_plain_dropout(layer):
+    """Whether a layer drops each entry for itself, some but not all, in float32."""
+    return (
+        type(layer) is keras.layers.Dropout
+        and layer.noise_shape is None
+        and 0 < layer.rate < 1
+        and layer.compute_dtype == "float32"
+        and not layer.activity_regularizer
+    )
 
 
 def _cross_entropy(loss):

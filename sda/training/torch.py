@@ -89,10 +89,7 @@ class ChainSteps:
         self.draws = list(draws.values())
         loss = chain.loss
         reconstructs = isinstance(loss, ReconstructionLoss)
-        self.weighted = self.noise and reconstructs and (loss.emphasised or loss.alpha != 1)
-        self.update = _update(
-            model, self.products, list(zip(self.biases, self.deltas, strict=True))
-        )
+        self.weighted = self.noise and reconstructs and loss.emphasised
 
     def _make_arrays(self):
         def empty(rows, width):
@@ -121,6 +118,9 @@ class ChainSteps:
         for draw in self.draws:
             draw.begin()
         loss_sum = _raw(self.model.metrics[0].variables[0])
+        # Made for each dispatch: callbacks may have changed the optimizer.
+        sums = list(zip(self.biases, self.deltas, strict=True))
+        self.update = _update(self.model, self.products, sums)
         self.update.begin()
         for rows in batches:
             loss_sum.add_(self._step(x, y, rows))
@@ -138,7 +138,8 @@ class ChainSteps:
             clean.copy_(scale_pixels(x.index_select(0, rows)))
         if self.noise:
             self.noise(clean, self.inputs[0])
-        self._forward(clean)
+        # Dropout on the input acts on what the noise has left of it, in place.
+        self._forward(self.inputs[0] if self.noise else clean)
         selected = self.noise.selected() if self.weighted else None
         target = clean if y is None else y.index_select(0, rows)
         loss = self._loss(target, selected)
@@ -173,8 +174,10 @@ class ChainSteps:
         if isinstance(loss, CrossEntropy):
             torch.sigmoid(a, out=delta).sub_(target)
             if selected is None:
-                softplus = torch.nn.functional.softplus(a)
-                return softplus.sum().sub_(torch.dot(target.view(-1), a.view(-1)))
+                softplus = torch.nn.functional.softplus(a).sum()
+                if loss.alpha != 1:
+                    delta.mul_(loss.alpha)
+                return softplus.sub_(torch.dot(target.view(-1), a.view(-1))).mul_(loss.alpha)
             values = torch.nn.functional.softplus(a).sub_(target * a)
         else:
             z = ACTIVATE[activation](a)
@@ -185,6 +188,9 @@ class ChainSteps:
             weights = torch.where(selected, loss.alpha, loss.beta)
             values.mul_(weights)
             delta.mul_(weights)
+        elif loss.alpha != 1:
+            values.mul_(loss.alpha)
+            delta.mul_(loss.alpha)
         return values.sum()
 
     def _categorical_loss(self, a, delta, target):
@@ -238,7 +244,8 @@ class FusedSGD:
 
     def __init__(self, model, products, sums):
         self.optimizer = model.optimizer
-        self.scheduled = not isinstance(model.optimizer.get_config()["learning_rate"], float)
+        # Anything but a variable is computed anew in each step.
+        self.scheduled = not isinstance(model.optimizer.learning_rate, keras.Variable)
         self.size = len(sums[0][1])
         self.ones = torch.ones_like(sums[0][1][:, 0])
         self.momentum = self.optimizer.momentum
@@ -290,20 +297,35 @@ class AnyOptimizer:
             return  # all at once, with the first layer
         found = {w.data_ptr(): (a.T @ b).div_(self.size) for w, a, b in self.products}
         found.update({b.data_ptr(): delta.sum(0).div_(self.size) for b, delta in self.sums})
-        gradients = [found[v.value.data_ptr()] for v in self.variables]
+        # As if the loss had been scaled: `apply` undoes it.
+        scale = self.optimizer.scale_loss(torch.ones_like(self.sums[0][0][0]))
+        gradients = [found[v.value.data_ptr()].mul_(scale) for v in self.variables]
         self.optimizer.apply(gradients, self.variables)
 
     def end(self, steps):
         pass
 
 
+# What makes more than plain SGD of `keras.optimizers.SGD`, where it is neither None nor False.
+MORE_THAN_PLAIN = (
+    "nesterov",
+    "weight_decay",
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+    "use_ema",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+)
+
+
 def _update(model, products, sums):
     """Return how the weights are updated under the model's optimizer."""
-    usual = keras.optimizers.SGD()
-    config, free = model.optimizer.get_config(), ("name", "learning_rate", "momentum")
+    optimizer = model.optimizer
     fused = (
-        type(model.optimizer) is type(usual)  # not keras.optimizers.SGD, but PyTorch's own of it
-        and all(config[k] == v for k, v in usual.get_config().items() if k not in free)
+        # Not keras.optimizers.SGD, but PyTorch's own of it.
+        type(optimizer) is type(keras.optimizers.SGD())
+        and all(getattr(optimizer, name) in (None, False) for name in MORE_THAN_PLAIN)
     )
     return (FusedSGD if fused else AnyOptimizer)(model, products, sums)
 
