@@ -359,8 +359,33 @@ def restore_callbacks(callbacks, states):
         if hasattr(callback, "set_state"):
             callback.set_state(state)
         elif not isinstance(callback, keras.callbacks.CSVLogger):
-            known = {n: v for n, v in state.items() if n in vars(callback)}
-            vars(callback).update({n: v for n, v in known.items() if not isinstance(v, str)})
+            # Also what `on_train_begin` or a later event would set: a run that has finished is not
+            # begun again.
+            vars(callback).update({n: v for n, v in state.items() if _may_be_set(callback, n, v)})
+
+
+def _may_be_set(callback, name, value):
+    """Return whether an attribute may come from a file that somebody else made."""
+    in_class = getattr(type(callback), str(name), None)
+    return (
+        isinstance(name, str)
+        and name not in NO_STATE
+        and not name.startswith("__")
+        # Neither a method nor a property.
+        and not hasattr(in_class, "__get__")
+        and not _has_text(value)
+    )
+
+
+def _has_text(value):
+    """Return whether there are strings or bytes in the value, but for the keys of dictionaries."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.dtype.kind in "SU"
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        return isinstance(value, (str, bytes))
+    return any(_has_text(item) for item in value)
 
 
 @contextlib.contextmanager
