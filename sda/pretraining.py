@@ -228,6 +228,7 @@ class GreedyPretrainer:
                 checkpoint.assign(stack.variables, context["stack"], "stack")
                 seed, done = context["seed"], context["layer"]
                 histories = [_history(saved) for saved in context["histories"]]
+                checkpoint.set_random_state(context.get("random"))
             else:
                 context.update(seed=seed, layer=0, histories=[], keys=keys)
                 context["stack"] = checkpoint.values(stack.variables)
@@ -298,6 +299,7 @@ class GreedyPretrainer:
             layer=k + 1,
             histories=[_plain_history(history) for history in histories],
             stack=checkpoint.values(self.stack.variables),
+            random=checkpoint.random_state(),
         )
         checkpoints.progress = None
         checkpoints.save(None)

@@ -1,5 +1,7 @@
 """Runs that were cut off at any write go on, and end as if nothing had happened."""
 
+import random
+
 import keras
 import numpy as np
 import pytest
@@ -130,3 +132,74 @@ def test_a_schedule_that_ends_after_any_write_goes_on(tmp_path, stop_after, stor
             break
     # In each of two layers: its begin, two epochs, its training's end, its own; and in the store.
     assert n - 1 == (12 if store else 10)
+
+
+# Random numbers of no model's own
+
+
+class GlobalNoise(layers.Layer):
+    """Draws from a generator that belongs to the whole process."""
+
+    def call(self, x, training=None):
+        if not training:
+            return x
+        if BACKEND == "torch":
+            import torch
+
+            x = x + 0.1 * torch.randn_like(x)
+        if BACKEND == "tensorflow":
+            import tensorflow as tf
+
+            x = x + 0.1 * tf.random.get_global_generator().normal(tf.shape(x))
+        return keras.random.dropout(x, 0.3)
+
+
+class Draws(keras.callbacks.Callback):
+    """Changes the learning rate by what Python and NumPy draw."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.optimizer.learning_rate = 0.01 * random.random() + 0.01 * np.random.rand()  # noqa: NPY002
+
+
+@pytest.mark.parametrize("more", ["dropout", "global"])
+def test_global_generators_go_on_where_they_were(tmp_path, stop_after, more):
+    if more == "global" and BACKEND == "jax":
+        pytest.skip("JAX has no global generator, and Keras's raises in a compiled step")
+
+    def run(folder, seed):
+        keras.utils.set_random_seed(seed)
+        if BACKEND == "tensorflow":
+            import tensorflow as tf
+
+            tf.random.set_global_generator(tf.random.Generator.from_seed(seed))
+        model = classifier(layers.Dropout(0.3) if more == "dropout" else GlobalNoise())
+        finetune(model, folder, [Draws()])
+        return values(model), random.random(), np.random.rand()  # noqa: NPY002
+
+    expected = run(None, 1)
+    assert stop_after(100, lambda: run(tmp_path / "whole", 1))[1:] == expected[1:]
+    for n in (1, 3, 5, 8):  # the begin, a dispatch, an epoch's end, the end
+        stop_after(n, lambda n=n: run(tmp_path / str(n), 1))
+        again = run(tmp_path / str(n), 2)
+        assert_same(again[0], expected[0])
+        # What comes after the run draws what it would have drawn.
+        assert again[1:] == expected[1:]
+
+
+def test_layers_of_a_schedule_draw_what_they_would_have_drawn(tmp_path, stop_after):
+    def run(folder, seed):
+        keras.utils.set_random_seed(seed)
+        stack = sda.StackedDenoisingAutoencoder([5, 4], corruption=0.2, seed=1)
+        pretrainer = sda.GreedyPretrainer(
+            stack, epochs=1, batch_size=10, seed=1, callbacks=lambda k: [Draws()],
+            checkpoint_dir=folder,
+        )  # fmt: skip
+        pretrainer.fit(rows()[0], verbose=0)
+        return values(stack), random.random()
+
+    expected = run(None, 1)
+    for n in (3, 4, 5, 8):  # the end of a training, of its layer, the next one's begin, the end
+        stop_after(n, lambda n=n: run(tmp_path / str(n), 1))
+        again = run(tmp_path / str(n), 2)
+        assert_same(again[0], expected[0])
+        assert again[1] == expected[1]

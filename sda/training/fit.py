@@ -133,7 +133,8 @@ def fit(
         checkpoint_dir: Path of a folder from which the run can go on when it was cut off, or None.
             Another call with the same data and settings, on a model made and compiled in the same
             way, then carries on, and ends with the same weights, bit for bit; after the end it
-            returns at once. Ctrl-C stops after the dispatch and saves first.
+            returns at once. Ctrl-C stops after the dispatch and saves first. The global random
+            generators of Python, NumPy, Keras and the backend are saved and set, too.
         checkpoint_every: Seconds after which there is a checkpoint within an epoch; there is one
             at the end of each epoch anyway.
 
@@ -364,6 +365,7 @@ class Trainer:
                 "stop_training": self.model.stop_training,
                 "variables": {name: checkpoint.values(group) for name, group in groups},
                 "callbacks": checkpoint.callback_states(callbacks.callbacks),
+                "random": checkpoint.random_state(),
             }
         )
 
@@ -381,6 +383,7 @@ class Trainer:
             checkpoint.assign(group, progress["variables"][name], name)
         checkpoint.restore_callbacks(callbacks.callbacks, progress["callbacks"])
         model.stop_training = progress["stop_training"]
+        checkpoint.set_random_state(progress.get("random"))
         return position
 
     def _good_state(self):
