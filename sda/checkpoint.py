@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import inspect
@@ -9,9 +10,11 @@ import io
 import json
 import os
 import pathlib
+import platform
 import random
 import secrets
 import time
+import types
 import warnings
 
 import keras
@@ -157,7 +160,8 @@ class Checkpoints:
 
     def _check(self, saved):
         """Raise `ValueError` if the checkpoint is that of another run, and name what differs."""
-        differing = differences(saved["settings"], self.settings)
+        there, here = _of_one_python(saved["settings"], self.settings)
+        differing = differences(there, here)
         if differing:
             raise ValueError(
                 "Expected the data and settings of the run in `checkpoint_dir`. Received: "
@@ -225,13 +229,88 @@ def compile_settings(model):
 
 
 def callback_settings(callbacks):
-    """Return the classes of the callbacks and the arguments they were made with."""
+    """Return the classes of the callbacks and the arguments they were made with.
+
+    An argument is what the attribute of its name holds, with or without an underscore. Of a
+    function it is the code, its constants, defaults and closure.
+    """
     settings = []
     for callback in _stateful(callbacks):
-        names = set(inspect.signature(type(callback).__init__).parameters) - set(NO_STATE)
-        values = {n: v for n, v in vars(callback).items() if n in names and _can_pack(v)}
-        settings.append({"class": type(callback).__name__, **_plain(values)})
+        found = {}
+        for name in inspect.signature(type(callback).__init__).parameters:
+            attribute = name if name in vars(callback) else f"_{name}"
+            value = vars(callback).get(attribute)
+            if attribute not in vars(callback) or name in ("model", "params", "verbose"):
+                continue
+            if name == "min_delta" and hasattr(callback, "monitor_op"):
+                value = abs(value)  # its sign turns when Keras first looks at the logs
+            if _can_pack(value):
+                found[name] = value
+            elif callable(value):
+                found[name] = _function_settings(value)
+        settings.append({"class": type(callback).__name__, **_plain(found)})
     return settings
+
+
+def _function_settings(function, depth=0):
+    """Return what tells one function from another, in plain values."""
+    if isinstance(function, functools.partial):
+        bound = [*function.args, *sorted(function.keywords.items())]
+        return {
+            "partial": _function_settings(function.func, depth),
+            "bound": _captured(bound, depth),
+        }
+    function = getattr(function, "__func__", function)
+    if not isinstance(function, types.FunctionType):
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        return f"{getattr(function, '__module__', None)}.{name}"
+    cells = []
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # nothing in it yet
+            cells.append(cell.cell_contents)
+    return {
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        "code": hashlib.sha256(_code(function.__code__).encode()).hexdigest(),
+        "defaults": _captured(function.__defaults__ or (), depth),
+        "keywords": _captured(sorted((function.__kwdefaults__ or {}).items()), depth),
+        "closure": _captured(cells, depth),
+    }
+
+
+def _code(code):
+    """Return the instructions, constants and names of compiled code, without its place."""
+    constants = [
+        _code(value) if isinstance(value, types.CodeType) else _constant(value)
+        for value in code.co_consts
+    ]
+    return repr((code.co_code, constants, code.co_names, code.co_varnames[: code.co_argcount]))
+
+
+def _constant(value):
+    # The order of a set differs from process to process.
+    return repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)
+
+
+def _captured(values, depth):
+    """Return what a function has got hold of: plain values, digests of arrays, and functions."""
+    found = []
+    for value in values:
+        if isinstance(value, np.ndarray) and value.dtype.kind in KINDS:
+            digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+            found.append(f"{value.dtype} {value.shape}, SHA-256 {digest}")
+        elif _can_pack(value):
+            found.append(_packed_text(value))
+        elif callable(value) and depth < 4:
+            found.append(_function_settings(value, depth + 1))
+        else:
+            found.append(type(value).__qualname__)
+    return found
+
+
+def _packed_text(value):
+    arrays = []
+    text = json.dumps(_to_json(value, arrays))
+    return text + "".join(repr(array.tolist()) for array in arrays)
 
 
 def _fingerprint(rows):
@@ -294,6 +373,22 @@ def _flat(value, path=""):
     for key, item in inner:
         step = f"[{key}]" if isinstance(value, list) else f".{key}" if path else key
         yield from _flat(item, path + step)
+
+
+def _of_one_python(there, here):
+    """Return both settings without the code of functions that another Python has compiled."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        if "code" in there and "python" in there and there["python"] != here.get("python"):
+            left_out = ("python", "code")
+            there, here = ({k: v for k, v in s.items() if k not in left_out} for s in (there, here))
+        pairs = {k: _of_one_python(there[k], here[k]) for k in there.keys() & here.keys()}
+        there, here = (
+            {k: pairs[k][n] if k in pairs else v for k, v in s.items()}
+            for n, s in enumerate((there, here))
+        )
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here) > 0:
+        there, here = map(list, zip(*map(_of_one_python, there, here), strict=True))
+    return there, here
 
 
 def differences(there, here):

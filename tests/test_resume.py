@@ -1,5 +1,6 @@
 """Runs that were cut off at any write go on, and end as if nothing had happened."""
 
+import functools
 import random
 
 import keras
@@ -203,3 +204,72 @@ def test_layers_of_a_schedule_draw_what_they_would_have_drawn(tmp_path, stop_aft
         again = run(tmp_path / str(n), 2)
         assert_same(again[0], expected[0])
         assert again[1] == expected[1]
+
+
+# Settings that changed
+
+
+class Underscored(keras.callbacks.Callback):
+    def __init__(self, rate):
+        super().__init__()
+        self._rate = rate
+
+
+def schedule(factor):
+    return lambda epoch, rate: rate * factor
+
+
+CHANGED = {
+    "min_delta=0.2": [keras.callbacks.EarlyStopping(min_delta=d, patience=5) for d in (0.1, 0.2)],
+    "min_delta=0.02": [keras.callbacks.ReduceLROnPlateau(min_delta=d) for d in (0.01, 0.02)],
+    "rate=0.7": [Underscored(rate) for rate in (0.5, 0.7)],
+    "schedule.closure[0]='0.5'": [
+        keras.callbacks.LearningRateScheduler(schedule(f)) for f in (0.9, 0.5)
+    ],
+    "schedule.code": [
+        keras.callbacks.LearningRateScheduler(f)
+        for f in (lambda epoch, rate: rate * 0.9, lambda epoch, rate: rate * 0.5)
+    ],
+    "schedule.defaults[0]='0.5'": [
+        keras.callbacks.LearningRateScheduler(f)
+        for f in (lambda epoch, rate, by=0.9: rate * by, lambda epoch, rate, by=0.5: rate * by)
+    ],
+    "schedule.bound[0]": [
+        keras.callbacks.LearningRateScheduler(functools.partial(lambda by, e, rate: rate * by, b))
+        for b in (0.9, 0.5)
+    ],
+}
+
+
+@pytest.mark.parametrize("named", CHANGED)
+def test_settings_of_callbacks_that_changed_are_named(tmp_path, named):
+    first, second = CHANGED[named]
+    finetune(classifier(), tmp_path, [first], epochs=1)
+    with pytest.raises(ValueError, match="the data and settings of the run") as error:
+        finetune(classifier(), tmp_path, [second], epochs=1)
+    assert f"callbacks[0].{named}" in str(error.value)
+
+
+def test_the_same_function_made_again_is_the_same_setting(tmp_path):
+    def callbacks():
+        return [
+            keras.callbacks.LearningRateScheduler(schedule(0.9)),
+            keras.callbacks.EarlyStopping(min_delta=0.1, patience=5),
+        ]
+
+    used = callbacks()
+    finetune(classifier(), tmp_path, used)
+    finetune(classifier(), tmp_path, callbacks())
+    finetune(classifier(), tmp_path, used)  # whose min_delta has turned its sign
+
+
+def test_code_that_another_python_compiled_is_not_compared(tmp_path, monkeypatch):
+    callback = keras.callbacks.LearningRateScheduler(schedule(0.9))
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.platform, "python_version_tuple", lambda: ("3", "0", "0"))
+        finetune(classifier(), tmp_path, [callback], epochs=1)
+    other = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate)
+    with pytest.raises(ValueError, match=r"schedule\.closure"):
+        finetune(classifier(), tmp_path, [other], epochs=1)
+    callback = keras.callbacks.LearningRateScheduler(schedule(0.9))
+    finetune(classifier(), tmp_path, [callback], epochs=1)
