@@ -252,6 +252,39 @@ def callback_settings(callbacks):
     return settings
 
 
+class Begun:
+    """Settings of things that a training changes, as they were when the run in a folder began.
+
+    A callback may change the learning rate, and its own attributes. Where the run goes on in the
+    process that it was cut off in, with the same objects as it left them, its settings are still
+    those that it began with.
+
+    Args:
+        folder: Path of the run's folder.
+        before: The `Begun` of the training before this one, or None.
+    """
+
+    def __init__(self, folder, before=None):
+        self._folder = os.path.abspath(folder)
+        same = before is not None and before._folder == self._folder
+        self._left = before._left if same else []
+        self._read = []
+
+    def read(self, thing, settings):
+        """Return what the function `settings` tells of `thing`, or told when the run began."""
+        now = settings()
+        for other, begun, left in self._left:
+            if other is thing and left == now:
+                now = begun
+        self._read.append((thing, now, settings))
+        return now
+
+    def leave(self):
+        """Keep how training leaves the things."""
+        self._left = [(thing, begun, settings()) for thing, begun, settings in self._read]
+        self._read = []
+
+
 def _function_settings(function, depth=0):
     """Return what tells one function from another, in plain values."""
     if isinstance(function, functools.partial):

@@ -133,6 +133,7 @@ class GreedyPretrainer:
                 "in random orders are never the same. Received: seed=None"
             )
         self.prefixes = prefixes
+        self._begun = None
 
     @processes.together()
     def fit(self, x, validation_data=None, shuffle=True, verbose="auto"):
@@ -202,6 +203,8 @@ class GreedyPretrainer:
                 rows = in_any_order(rows, scratch, shuffle)
             checkpoints = None
             if self.checkpoint_dir is not None:
+                self._begun = checkpoint.Begun(self.checkpoint_dir, self._begun)
+                resources.callback(self._begun.leave)
                 settings = self._settings(rows, validation, shuffle, callbacks)
                 checkpoints = resources.enter_context(
                     checkpoint.Checkpoints(self.checkpoint_dir, settings, self.checkpoint_every)
@@ -317,7 +320,16 @@ class GreedyPretrainer:
             "shuffle": shuffle,
             "seed": self.seed,
             "stack": checkpoint.model_settings(self.stack),
-            "callbacks": [checkpoint.callback_settings(made) for made in callbacks],
+            "callbacks": [
+                [
+                    settings
+                    for one in made
+                    for settings in self._begun.read(
+                        one, lambda one=one: checkpoint.callback_settings([one])
+                    )
+                ]
+                for made in callbacks
+            ],
         }
 
     def _fit_layer(

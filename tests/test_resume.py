@@ -2,6 +2,7 @@
 
 import functools
 import random
+import signal
 
 import keras
 import numpy as np
@@ -273,3 +274,66 @@ def test_code_that_another_python_compiled_is_not_compared(tmp_path, monkeypatch
         finetune(classifier(), tmp_path, [other], epochs=1)
     callback = keras.callbacks.LearningRateScheduler(schedule(0.9))
     finetune(classifier(), tmp_path, [callback], epochs=1)
+
+
+class Stops(keras.callbacks.Callback):
+    """Presses Ctrl-C once, and changes what it was made with."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.at = at
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.at:
+            self.at = None
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.fixture
+def ctrl_c():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_fit_again_after_ctrl_c_goes_on_where_callbacks_had_changed_settings(tmp_path, ctrl_c):
+    def callbacks(at):
+        seen = []
+
+        def rate(epoch, rate):
+            seen.append(rate)
+            return rate * 0.5
+
+        return [keras.callbacks.LearningRateScheduler(rate), Stops(at)]
+
+    expected = classifier()
+    finetune(expected, None, callbacks(None), epochs=4)
+    model, used = classifier(), callbacks(2)
+    with pytest.raises(KeyboardInterrupt, match="call `fit` again"):
+        finetune(model, tmp_path, used, epochs=4)
+    assert float(model.optimizer.learning_rate) < 0.05
+    finetune(model, tmp_path, used, epochs=4)
+    assert_same(values(model), values(expected))
+    # What somebody changes between the two is another setting still.
+    model.optimizer.learning_rate = 0.3
+    with pytest.raises(ValueError, match=r"learning_rate=0\.3.*\(there: 0\.05"):
+        finetune(model, tmp_path, used, epochs=4)
+
+
+def test_a_schedule_goes_on_with_the_callbacks_that_it_was_cut_off_with(tmp_path, ctrl_c):
+    def pretrainer(stack, folder, made):
+        return sda.GreedyPretrainer(
+            stack, "adam", epochs=2, batch_size=10, seed=1, callbacks=lambda k: [made[k]],
+            checkpoint_dir=folder,
+        )  # fmt: skip
+
+    def stacked():
+        return sda.StackedDenoisingAutoencoder([5, 4], corruption=0.2, seed=1)
+
+    expected, stack = stacked(), stacked()
+    pretrainer(expected, None, [Stops(None), Stops(None)]).fit(rows()[0], verbose=0)
+    cut = pretrainer(stack, tmp_path, [Stops(None), Stops(1)])
+    with pytest.raises(KeyboardInterrupt, match="call `fit` again"):
+        cut.fit(rows()[0], verbose=0)
+    cut.fit(rows()[0], verbose=0)
+    assert_same(values(stack), values(expected))

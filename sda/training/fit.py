@@ -204,6 +204,8 @@ def fit(
 
         if checkpoint_dir is None:
             return train()
+        kept = getattr(model, "_sda_driver", None)
+        begun = checkpoint.Begun(checkpoint_dir, kept and kept.begun)
         settings = {
             "phase": "fit",
             "data": dict(zip("xyw", map(checkpoint.data_settings, data), strict=True)),
@@ -214,15 +216,22 @@ def fit(
             "shuffle": shuffle,
             "seed": seed,
             "model": checkpoint.model_settings(model),
-            "compile": checkpoint.compile_settings(model),
-            "callbacks": checkpoint.callback_settings(
+            "compile": begun.read(model.optimizer, lambda: checkpoint.compile_settings(model)),
+            "callbacks": [
+                settings
                 # A `CallbackList` holds a list.
-                tree.flatten(getattr(callbacks, "callbacks", callbacks) or [])
-            ),
+                for one in tree.flatten(getattr(callbacks, "callbacks", callbacks) or [])
+                for settings in begun.read(one, lambda one=one: checkpoint.callback_settings([one]))
+            ],
         }
-        with checkpoint.Checkpoints(checkpoint_dir, settings, checkpoint_every) as checkpoints:
-            seed = fresh_seed() if seed is None else seed
-            return train(checkpoints, checkpoints.context.setdefault("seed", seed))
+        try:
+            with checkpoint.Checkpoints(checkpoint_dir, settings, checkpoint_every) as checkpoints:
+                seed = fresh_seed() if seed is None else seed
+                return train(checkpoints, checkpoints.context.setdefault("seed", seed))
+        finally:
+            begun.leave()
+            if getattr(model, "_sda_driver", None) is not None:
+                model._sda_driver.begun = begun
 
 
 def new_scratch():
@@ -560,6 +569,7 @@ class _Kept:
     def __init__(self, driver, made_for):
         self.driver = driver
         self.made_for = made_for
+        self.begun = None  # the `checkpoint.Begun` of the last run with checkpoints
 
 
 def _identical(some, others):
