@@ -36,6 +36,17 @@ KEPT = 2
 SUFFIX = ".checkpoint"
 # The kinds of dtype that may be in one, as NumPy's letters: numbers and text.
 KINDS = "biufcSU"
+# The generators of NumPy that may be in one.
+BIT_GENERATORS = {
+    kind.__name__: kind
+    for kind in (
+        np.random.MT19937,
+        np.random.PCG64,
+        np.random.PCG64DXSM,
+        np.random.Philox,
+        np.random.SFC64,
+    )
+}
 # Attributes of a callback that are not its state: what `fit` sets, what does not change the result,
 # a setting whose sign Keras turns when it first looks at the logs, and files that TensorBoard opens
 # by itself.
@@ -477,9 +488,10 @@ def assign(variables, saved, name):
 def callback_states(callbacks):
     """Return the state of each callback.
 
-    It is what the callback's `get_state()` returns, or else all of its attributes that are None,
-    numbers, arrays, or lists, tuples and dictionaries of these. Strings are settings, such as the
-    path of a file, and a file that somebody else made must not change those.
+    It is what the callback's `get_state()` returns, or a `__getstate__` of its own, or else all of
+    its attributes that are None, numbers, arrays, tensors, random generators, or lists, tuples,
+    deques and dictionaries of these. Strings are settings, such as the path of a file, and a file
+    that somebody else made must not change those.
     """
     return [_state(callback) for callback in _stateful(callbacks)]
 
@@ -489,10 +501,36 @@ def restore_callbacks(callbacks, states):
     for callback, state in zip(_stateful(callbacks), states, strict=True):
         if hasattr(callback, "set_state"):
             callback.set_state(state)
-        elif not isinstance(callback, keras.callbacks.CSVLogger):
+        elif isinstance(callback, keras.callbacks.CSVLogger) or not isinstance(state, dict):
+            continue
+        elif _has_own(callback, "__setstate__"):
+            whole = callback.__getstate__() if _has_own(callback, "__getstate__") else {}
+            whole = whole if isinstance(whole, dict) else {}
+            callback.__setstate__({**whole, **{n: v for n, v in state.items() if not _has_text(v)}})
+        else:
             # Also what `on_train_begin` or a later event would set: a run that has finished is not
             # begun again.
-            vars(callback).update({n: v for n, v in state.items() if _may_be_set(callback, n, v)})
+            for name, value in state.items():
+                if _may_be_set(callback, name, value):
+                    _set(vars(callback), name, value)
+
+
+def _has_own(callback, method):
+    """Return whether a class of the callback's defines what every object has a default of."""
+    return any(method in vars(cls) for cls in type(callback).__mro__ if cls is not object)
+
+
+def _set(attributes, name, value):
+    """Set an attribute; what others may hold, too, in place."""
+    there = attributes.get(name)
+    if isinstance(there, keras.Variable):
+        there.assign(value)
+    elif isinstance(there, np.random.Generator) and isinstance(value, np.random.Generator):
+        there.bit_generator.state = value.bit_generator.state
+    elif isinstance(there, random.Random) and isinstance(value, random.Random):
+        there.setstate(value.getstate())
+    else:
+        attributes[name] = value
 
 
 def _may_be_set(callback, name, value):
@@ -514,8 +552,8 @@ def _has_text(value):
         return value.dtype.kind in "SU"
     if isinstance(value, dict):
         value = value.values()
-    elif not isinstance(value, (list, tuple)):
-        return isinstance(value, (str, bytes))
+    elif not isinstance(value, (list, tuple, set, frozenset, collections.deque)):
+        return isinstance(value, (str, bytes, bytearray, os.PathLike))
     return any(_has_text(item) for item in value)
 
 
@@ -549,20 +587,95 @@ def _state(callback):
         return callback.get_state()
     if isinstance(callback, keras.callbacks.CSVLogger):
         return {"size": os.path.getsize(callback.filename)}
-    state = {}
-    for name, value in vars(callback).items():
-        if name in NO_STATE or isinstance(value, str):
-            continue
-        if _can_pack(value):
-            state[name] = value
-        elif isinstance(value, (list, tuple, dict, set)):
-            warnings.warn(
-                f"`{name}` of {type(callback).__name__} is not saved in checkpoints, since it "
-                "holds more than numbers, strings and arrays. If it is part of the callback's "
-                "state, give the callback `get_state()` and `set_state(state)`.",
-                stacklevel=2,
-            )
-    return state
+    if isinstance(callback, keras.callbacks.History):
+        # Nothing of it is a setting, and its logs are the run's.
+        return {n: v for n, v in vars(callback).items() if n not in NO_STATE and _can_pack(v)}
+    return {n: v for n, v in _attributes(callback) if not _has_text(v) and _can_pack(v)}
+
+
+def _attributes(callback):
+    """Yield (name, value) of what may be the state of a callback that does not tell it itself."""
+    attributes = vars(callback)
+    if _has_own(callback, "__getstate__"):
+        attributes = callback.__getstate__()
+    for name, value in attributes.items() if isinstance(attributes, dict) else ():
+        if name not in NO_STATE:
+            yield name, value
+
+
+class Watched:
+    """Tells, once, what training changes and a checkpoint does not hold.
+
+    To be made when training begins: what is set before that is set again when a run goes on.
+
+    Args:
+        callbacks: List of callbacks.
+        optimizer: The optimizer, whose variables are saved, but no other attributes.
+    """
+
+    def __init__(self, callbacks, optimizer):
+        self._callbacks = [
+            c
+            for c in _stateful(callbacks)
+            if not hasattr(c, "get_state")
+            and not isinstance(c, (keras.callbacks.CSVLogger, keras.callbacks.History))
+        ]
+        self._optimizer = optimizer
+        self._texts = self._texts_now()
+        self._plain = self._plain_now()
+        self._told = set()
+
+    def tell(self):
+        """Warn of what has changed, or cannot be saved, and was not told before."""
+        texts, plain = self._texts_now(), self._plain_now()
+        kind = type(self._optimizer).__name__
+        lost = [key[1:] for key in texts if self._texts.get(key) != texts[key]]
+        lost += [
+            (type(c).__name__, name)
+            for c in self._callbacks
+            for name, value in _attributes(c)
+            if _is_lost(c, value)
+        ]
+        lost += [(kind, n) for n, v in plain.items() if n not in self._plain or v != self._plain[n]]
+        lost = [one for one in dict.fromkeys(lost) if one not in self._told]
+        if not lost:
+            return
+        self._told.update(lost)
+        named = ", ".join(f"`{name}` of {owner}" for owner, name in lost)
+        warnings.warn(
+            f"{named} is not saved in checkpoints: of a callback's attributes those that hold "
+            "numbers, arrays and random generators are, but no strings, and of an optimizer its "
+            "variables. If it is part of the state, give the callback `get_state()` and "
+            "`set_state(state)`.",
+            stacklevel=2,
+        )
+
+    def _texts_now(self):
+        return {
+            (i, type(c).__name__, name): repr(value)
+            for i, c in enumerate(self._callbacks)
+            for name, value in _attributes(c)
+            if _has_text(value)
+        }
+
+    def _plain_now(self):
+        """Return the attributes of the optimizer that hold one plain value, or a schedule."""
+        kinds = (bool, int, float, str, np.generic, keras.optimizers.schedules.LearningRateSchedule)
+        found = vars(self._optimizer).items()
+        return {n: v for n, v in found if v is None or isinstance(v, kinds)}
+
+
+def _is_lost(callback, value):
+    """Return whether an attribute that cannot be saved may be part of the callback's state."""
+    if _has_text(value) or callable(value) or _can_pack(value):
+        return False
+    if isinstance(value, (list, tuple, dict, set, collections.deque)):
+        return True
+    # Keras's own have files and threads.
+    return not (
+        type(callback).__module__.startswith("keras.")
+        or isinstance(value, (io.IOBase, types.ModuleType))
+    )
 
 
 # Random numbers of generators that belong to no model
@@ -733,6 +846,16 @@ def _to_json(value, arrays):
         if array.dtype.kind in KINDS:
             arrays.append(array)
             return {"array": len(arrays) - 1}
+    if isinstance(value, keras.Variable) or ops.is_tensor(value):
+        array = ops.convert_to_numpy(ops.stop_gradient(ops.convert_to_tensor(value)))
+        dtype = keras.backend.standardize_dtype(value.dtype)
+        return {"tensor": [_to_json(array, arrays), dtype]}
+    if type(value) is np.random.Generator:
+        return {"generator": _to_json(value.bit_generator.state, arrays)}
+    if type(value) is random.Random:
+        return {"random": _to_json(value.getstate(), arrays)}
+    if type(value) is collections.deque:
+        return {"deque": [[_to_json(item, arrays) for item in value], value.maxlen]}
     if type(value) in (list, tuple):
         return {type(value).__name__: [_to_json(item, arrays) for item in value]}
     if type(value) in (dict, collections.defaultdict, collections.OrderedDict):
@@ -749,6 +872,21 @@ def _from_json(value, arrays):
         return arrays[f"array_{inner}"][()]
     if tag == "dict":
         return {_from_json(k, arrays): _from_json(v, arrays) for k, v in inner}
+    if tag == "tensor":
+        array, dtype = inner
+        return ops.convert_to_tensor(_from_json(array, arrays), dtype=dtype)
+    if tag == "generator":
+        state = _from_json(inner, arrays)
+        generator = BIT_GENERATORS[state["bit_generator"]](0)
+        generator.state = state
+        return np.random.Generator(generator)
+    if tag == "random":
+        generator = random.Random()
+        generator.setstate(_from_json(inner, arrays))
+        return generator
+    if tag == "deque":
+        items, maxlen = inner
+        return collections.deque((_from_json(item, arrays) for item in items), maxlen)
     return {"list": list, "tuple": tuple}[tag](_from_json(item, arrays) for item in inner)
 
 

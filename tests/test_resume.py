@@ -1,8 +1,10 @@
 """Runs that were cut off at any write go on, and end as if nothing had happened."""
 
+import collections
 import functools
 import random
 import signal
+import warnings
 
 import keras
 import numpy as np
@@ -337,3 +339,116 @@ def test_a_schedule_goes_on_with_the_callbacks_that_it_was_cut_off_with(tmp_path
         cut.fit(rows()[0], verbose=0)
     cut.fit(rows()[0], verbose=0)
     assert_same(values(stack), values(expected))
+
+
+# State of callbacks
+
+
+class Keeps(keras.callbacks.Callback):
+    """Keeps state of many kinds, the first of it when an epoch ends, and lets training depend."""
+
+    def __init__(self, path="log"):
+        super().__init__()
+        self.path = path
+        self.generator = np.random.default_rng(3)
+        self.other = random.Random(4)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 0:
+            self.last = collections.deque(maxlen=2)
+            self.tensor = keras.ops.ones((2,))
+            self.count = 0
+        self.count += 1
+        self.tensor = self.tensor * 2
+        self.last.append(self.count * self.generator.random() * self.other.random())
+        rate = 0.01 * sum(self.last) + 0.001 * float(self.tensor[0])
+        self.model.optimizer.learning_rate = rate
+
+
+def test_state_of_every_kind_comes_back(tmp_path, stop_after):
+    expected, whole = classifier(), Keeps()
+    finetune(expected, None, [whole], epochs=4)
+    for n in (4, 7, 10):  # ends of epochs
+        stop_after(n, lambda n=n: finetune(classifier(), tmp_path / str(n), [Keeps()], epochs=4))
+        model, again = classifier(), Keeps()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            finetune(model, tmp_path / str(n), [again], epochs=4)
+        assert_same(values(model), values(expected))
+        assert again.last == whole.last
+        assert again.last.maxlen == 2
+        assert float(again.tensor[0]) == 16
+
+
+class Names(Keeps):
+    """Changes a text in training."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        self.path = f"log_{epoch}"
+        self.paths = [b"log"]
+
+
+class NamesToo(Names):
+    """Says itself what its state is, and so keeps the text."""
+
+    def get_state(self):
+        return {"path": self.path, "count": self.count}
+
+    def set_state(self, state):
+        vars(self).update(state)
+
+
+class Pickled(Keeps):
+    """Has a state for pickles, of its own."""
+
+    def __getstate__(self):
+        return {"path": self.path, "half": getattr(self, "count", 0) / 2}
+
+    def __setstate__(self, state):
+        self.path, self.count = state["path"], int(2 * state["half"])
+
+
+def test_texts_that_change_are_not_taken_from_a_file_and_told_once(tmp_path):
+    with pytest.warns(UserWarning, match="not saved in checkpoints") as told:
+        finetune(classifier(), tmp_path / "a", [Names()])
+    told = [str(w.message) for w in told if "not saved" in str(w.message)]
+    assert len(told) == 1
+    assert "`path` of Names, `paths` of Names" in told[0]
+    assert "get_state()" in told[0]
+    again = Names()
+    finetune(classifier(), tmp_path / "a", [again])
+    assert (again.path, again.count, hasattr(again, "paths")) == ("log", 2, False)
+
+
+def test_a_state_that_the_class_defines_is_used(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        finetune(classifier(), tmp_path / "a", [Pickled("here")])
+        finetune(classifier(), tmp_path / "b", [NamesToo()])
+    again, named = Pickled("here"), NamesToo()
+    finetune(classifier(), tmp_path / "a", [again])
+    assert (again.path, again.count) == ("here", 2)
+    finetune(classifier(), tmp_path / "b", [named])
+    assert (named.path, named.count) == ("log_1", 2)
+
+
+def test_attributes_of_an_optimizer_that_change_are_told(tmp_path):
+    class Turns(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.optimizer.turns = epoch
+
+    with pytest.warns(UserWarning, match=r"`turns` of Adam is not saved"):
+        finetune(classifier(), tmp_path, [Turns()])
+
+
+def test_what_cannot_be_saved_is_told(tmp_path):
+    class Own:
+        pass
+
+    class Holds(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.own = Own()
+
+    with pytest.warns(UserWarning, match=r"`own` of Holds is not saved"):
+        finetune(classifier(), tmp_path, [Holds()])

@@ -297,8 +297,10 @@ class Trainer:
             )
         model.stop_training = False
         position = _Position(epoch=initial_epoch)
+        self.watched = None
         if checkpoints is not None and checkpoints.progress is not None:
             position = self._resume(callbacks, checkpoints.progress)
+            self.watched = checkpoint.Watched(callbacks.callbacks, model.optimizer)
         else:
             callbacks.on_train_begin()
             self._save(checkpoints, callbacks, position)
@@ -368,6 +370,9 @@ class Trainer:
         if checkpoints is None:
             return
         groups = self._variables().items()
+        if self.watched is None:
+            self.watched = checkpoint.Watched(callbacks.callbacks, self.model.optimizer)
+        self.watched.tell()
         checkpoints.save(
             {
                 "position": vars(position),
