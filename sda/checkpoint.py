@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import inspect
@@ -9,13 +10,18 @@ import io
 import json
 import os
 import pathlib
+import platform
+import random
 import secrets
 import time
+import types
 import warnings
 
 import keras
 import numpy as np
 from keras import ops, tree
+from keras.src.backend.common import global_state
+from keras.src.random import seed_generator
 
 from sda import processes
 from sda.checks import check_number
@@ -30,6 +36,17 @@ KEPT = 2
 SUFFIX = ".checkpoint"
 # The kinds of dtype that may be in one, as NumPy's letters: numbers and text.
 KINDS = "biufcSU"
+# The generators of NumPy that may be in one.
+BIT_GENERATORS = {
+    kind.__name__: kind
+    for kind in (
+        np.random.MT19937,
+        np.random.PCG64,
+        np.random.PCG64DXSM,
+        np.random.Philox,
+        np.random.SFC64,
+    )
+}
 # Attributes of a callback that are not its state: what `fit` sets, what does not change the result,
 # a setting whose sign Keras turns when it first looks at the logs, and files that TensorBoard opens
 # by itself.
@@ -154,7 +171,8 @@ class Checkpoints:
 
     def _check(self, saved):
         """Raise `ValueError` if the checkpoint is that of another run, and name what differs."""
-        differing = differences(saved["settings"], self.settings)
+        there, here = _of_one_python(saved["settings"], self.settings)
+        differing = differences(there, here)
         if differing:
             raise ValueError(
                 "Expected the data and settings of the run in `checkpoint_dir`. Received: "
@@ -222,13 +240,121 @@ def compile_settings(model):
 
 
 def callback_settings(callbacks):
-    """Return the classes of the callbacks and the arguments they were made with."""
+    """Return the classes of the callbacks and the arguments they were made with.
+
+    An argument is what the attribute of its name holds, with or without an underscore. Of a
+    function it is the code, its constants, defaults and closure.
+    """
     settings = []
     for callback in _stateful(callbacks):
-        names = set(inspect.signature(type(callback).__init__).parameters) - set(NO_STATE)
-        values = {n: v for n, v in vars(callback).items() if n in names and _can_pack(v)}
-        settings.append({"class": type(callback).__name__, **_plain(values)})
+        found = {}
+        for name in inspect.signature(type(callback).__init__).parameters:
+            attribute = name if name in vars(callback) else f"_{name}"
+            value = vars(callback).get(attribute)
+            if attribute not in vars(callback) or name in ("model", "params", "verbose"):
+                continue
+            if name == "min_delta" and hasattr(callback, "monitor_op"):
+                value = abs(value)  # its sign turns when Keras first looks at the logs
+            if _can_pack(value):
+                found[name] = value
+            elif callable(value):
+                found[name] = _function_settings(value)
+        settings.append({"class": type(callback).__name__, **_plain(found)})
     return settings
+
+
+class Begun:
+    """Settings of things that a training changes, as they were when the run in a folder began.
+
+    A callback may change the learning rate, and its own attributes. Where the run goes on in the
+    process that it was cut off in, with the same objects as it left them, its settings are still
+    those that it began with.
+
+    Args:
+        folder: Path of the run's folder.
+        before: The `Begun` of the training before this one, or None.
+    """
+
+    def __init__(self, folder, before=None):
+        self._folder = os.path.abspath(folder)
+        same = before is not None and before._folder == self._folder
+        self._left = before._left if same else []
+        self._read = []
+
+    def read(self, thing, settings):
+        """Return what the function `settings` tells of `thing`, or told when the run began."""
+        now = settings()
+        for other, begun, left in self._left:
+            if other is thing and left == now:
+                now = begun
+        self._read.append((thing, now, settings))
+        return now
+
+    def leave(self):
+        """Keep how training leaves the things."""
+        self._left = [(thing, begun, settings()) for thing, begun, settings in self._read]
+        self._read = []
+
+
+def _function_settings(function, depth=0):
+    """Return what tells one function from another, in plain values."""
+    if isinstance(function, functools.partial):
+        bound = [*function.args, *sorted(function.keywords.items())]
+        return {
+            "partial": _function_settings(function.func, depth),
+            "bound": _captured(bound, depth),
+        }
+    function = getattr(function, "__func__", function)
+    if not isinstance(function, types.FunctionType):
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        return f"{getattr(function, '__module__', None)}.{name}"
+    cells = []
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # nothing in it yet
+            cells.append(cell.cell_contents)
+    return {
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        "code": hashlib.sha256(_code(function.__code__).encode()).hexdigest(),
+        "defaults": _captured(function.__defaults__ or (), depth),
+        "keywords": _captured(sorted((function.__kwdefaults__ or {}).items()), depth),
+        "closure": _captured(cells, depth),
+    }
+
+
+def _code(code):
+    """Return the instructions, constants and names of compiled code, without its place."""
+    constants = [
+        _code(value) if isinstance(value, types.CodeType) else _constant(value)
+        for value in code.co_consts
+    ]
+    return repr((code.co_code, constants, code.co_names, code.co_varnames[: code.co_argcount]))
+
+
+def _constant(value):
+    # The order of a set differs from process to process.
+    return repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)
+
+
+def _captured(values, depth):
+    """Return what a function has got hold of: plain values, digests of arrays, and functions."""
+    found = []
+    for value in values:
+        if isinstance(value, np.ndarray) and value.dtype.kind in KINDS:
+            digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+            found.append(f"{value.dtype} {value.shape}, SHA-256 {digest}")
+        elif _can_pack(value):
+            found.append(_packed_text(value))
+        elif callable(value) and depth < 4:
+            found.append(_function_settings(value, depth + 1))
+        else:
+            found.append(type(value).__qualname__)
+    return found
+
+
+def _packed_text(value):
+    arrays = []
+    text = json.dumps(_to_json(value, arrays))
+    return text + "".join(repr(array.tolist()) for array in arrays)
 
 
 def _fingerprint(rows):
@@ -293,6 +419,22 @@ def _flat(value, path=""):
         yield from _flat(item, path + step)
 
 
+def _of_one_python(there, here):
+    """Return both settings without the code of functions that another Python has compiled."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        if "code" in there and "python" in there and there["python"] != here.get("python"):
+            left_out = ("python", "code")
+            there, here = ({k: v for k, v in s.items() if k not in left_out} for s in (there, here))
+        pairs = {k: _of_one_python(there[k], here[k]) for k in there.keys() & here.keys()}
+        there, here = (
+            {k: pairs[k][n] if k in pairs else v for k, v in s.items()}
+            for n, s in enumerate((there, here))
+        )
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here) > 0:
+        there, here = map(list, zip(*map(_of_one_python, there, here), strict=True))
+    return there, here
+
+
 def differences(there, here):
     """Return as text where two nested settings differ, or nothing."""
     there, here = dict(_flat(there)), dict(_flat(here))
@@ -346,9 +488,10 @@ def assign(variables, saved, name):
 def callback_states(callbacks):
     """Return the state of each callback.
 
-    It is what the callback's `get_state()` returns, or else all of its attributes that are None,
-    numbers, arrays, or lists, tuples and dictionaries of these. Strings are settings, such as the
-    path of a file, and a file that somebody else made must not change those.
+    It is what the callback's `get_state()` returns, or a `__getstate__` of its own, or else all of
+    its attributes that are None, numbers, arrays, tensors, random generators, or lists, tuples,
+    deques and dictionaries of these. Strings are settings, such as the path of a file, and a file
+    that somebody else made must not change those.
     """
     return [_state(callback) for callback in _stateful(callbacks)]
 
@@ -358,9 +501,60 @@ def restore_callbacks(callbacks, states):
     for callback, state in zip(_stateful(callbacks), states, strict=True):
         if hasattr(callback, "set_state"):
             callback.set_state(state)
-        elif not isinstance(callback, keras.callbacks.CSVLogger):
-            known = {n: v for n, v in state.items() if n in vars(callback)}
-            vars(callback).update({n: v for n, v in known.items() if not isinstance(v, str)})
+        elif isinstance(callback, keras.callbacks.CSVLogger) or not isinstance(state, dict):
+            continue
+        elif _has_own(callback, "__setstate__"):
+            whole = callback.__getstate__() if _has_own(callback, "__getstate__") else {}
+            whole = whole if isinstance(whole, dict) else {}
+            callback.__setstate__({**whole, **{n: v for n, v in state.items() if not _has_text(v)}})
+        else:
+            # Also what `on_train_begin` or a later event would set: a run that has finished is not
+            # begun again.
+            for name, value in state.items():
+                if _may_be_set(callback, name, value):
+                    _set(vars(callback), name, value)
+
+
+def _has_own(callback, method):
+    """Return whether a class of the callback's defines what every object has a default of."""
+    return any(method in vars(cls) for cls in type(callback).__mro__ if cls is not object)
+
+
+def _set(attributes, name, value):
+    """Set an attribute; what others may hold, too, in place."""
+    there = attributes.get(name)
+    if isinstance(there, keras.Variable):
+        there.assign(value)
+    elif isinstance(there, np.random.Generator) and isinstance(value, np.random.Generator):
+        there.bit_generator.state = value.bit_generator.state
+    elif isinstance(there, random.Random) and isinstance(value, random.Random):
+        there.setstate(value.getstate())
+    else:
+        attributes[name] = value
+
+
+def _may_be_set(callback, name, value):
+    """Return whether an attribute may come from a file that somebody else made."""
+    in_class = getattr(type(callback), str(name), None)
+    return (
+        isinstance(name, str)
+        and name not in NO_STATE
+        and not name.startswith("__")
+        # Neither a method nor a property.
+        and not hasattr(in_class, "__get__")
+        and not _has_text(value)
+    )
+
+
+def _has_text(value):
+    """Return whether there are strings or bytes in the value, but for the keys of dictionaries."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.dtype.kind in "SU"
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, (list, tuple, set, frozenset, collections.deque)):
+        return isinstance(value, (str, bytes, bytearray, os.PathLike))
+    return any(_has_text(item) for item in value)
 
 
 @contextlib.contextmanager
@@ -393,20 +587,178 @@ def _state(callback):
         return callback.get_state()
     if isinstance(callback, keras.callbacks.CSVLogger):
         return {"size": os.path.getsize(callback.filename)}
-    state = {}
-    for name, value in vars(callback).items():
-        if name in NO_STATE or isinstance(value, str):
-            continue
-        if _can_pack(value):
-            state[name] = value
-        elif isinstance(value, (list, tuple, dict, set)):
-            warnings.warn(
-                f"`{name}` of {type(callback).__name__} is not saved in checkpoints, since it "
-                "holds more than numbers, strings and arrays. If it is part of the callback's "
-                "state, give the callback `get_state()` and `set_state(state)`.",
-                stacklevel=2,
-            )
+    if isinstance(callback, keras.callbacks.History):
+        # Nothing of it is a setting, and its logs are the run's.
+        return {n: v for n, v in vars(callback).items() if n not in NO_STATE and _can_pack(v)}
+    return {n: v for n, v in _attributes(callback) if not _has_text(v) and _can_pack(v)}
+
+
+def _attributes(callback):
+    """Yield (name, value) of what may be the state of a callback that does not tell it itself."""
+    attributes = vars(callback)
+    if _has_own(callback, "__getstate__"):
+        attributes = callback.__getstate__()
+    for name, value in attributes.items() if isinstance(attributes, dict) else ():
+        if name not in NO_STATE:
+            yield name, value
+
+
+class Watched:
+    """Tells, once, what training changes and a checkpoint does not hold.
+
+    To be made when training begins: what is set before that is set again when a run goes on.
+
+    Args:
+        callbacks: List of callbacks.
+        optimizer: The optimizer, whose variables are saved, but no other attributes.
+    """
+
+    def __init__(self, callbacks, optimizer):
+        self._callbacks = [
+            c
+            for c in _stateful(callbacks)
+            if not hasattr(c, "get_state")
+            and not isinstance(c, (keras.callbacks.CSVLogger, keras.callbacks.History))
+        ]
+        self._optimizer = optimizer
+        self._texts = self._texts_now()
+        self._plain = self._plain_now()
+        self._told = set()
+
+    def tell(self):
+        """Warn of what has changed, or cannot be saved, and was not told before."""
+        texts, plain = self._texts_now(), self._plain_now()
+        kind = type(self._optimizer).__name__
+        lost = [key[1:] for key in texts if self._texts.get(key) != texts[key]]
+        lost += [
+            (type(c).__name__, name)
+            for c in self._callbacks
+            for name, value in _attributes(c)
+            if _is_lost(c, value)
+        ]
+        lost += [(kind, n) for n, v in plain.items() if n not in self._plain or v != self._plain[n]]
+        lost = [one for one in dict.fromkeys(lost) if one not in self._told]
+        if not lost:
+            return
+        self._told.update(lost)
+        named = ", ".join(f"`{name}` of {owner}" for owner, name in lost)
+        warnings.warn(
+            f"{named} is not saved in checkpoints: of a callback's attributes those that hold "
+            "numbers, arrays and random generators are, but no strings, and of an optimizer its "
+            "variables. If it is part of the state, give the callback `get_state()` and "
+            "`set_state(state)`.",
+            stacklevel=2,
+        )
+
+    def _texts_now(self):
+        return {
+            (i, type(c).__name__, name): repr(value)
+            for i, c in enumerate(self._callbacks)
+            for name, value in _attributes(c)
+            if _has_text(value)
+        }
+
+    def _plain_now(self):
+        """Return the attributes of the optimizer that hold one plain value, or a schedule."""
+        kinds = (bool, int, float, str, np.generic, keras.optimizers.schedules.LearningRateSchedule)
+        found = vars(self._optimizer).items()
+        return {n: v for n, v in found if v is None or isinstance(v, kinds)}
+
+
+def _is_lost(callback, value):
+    """Return whether an attribute that cannot be saved may be part of the callback's state."""
+    if _has_text(value) or callable(value) or _can_pack(value):
+        return False
+    if isinstance(value, (list, tuple, dict, set, collections.deque)):
+        return True
+    # Keras's own have files and threads.
+    return not (
+        type(callback).__module__.startswith("keras.")
+        or isinstance(value, (io.IOBase, types.ModuleType))
+    )
+
+
+# Random numbers of generators that belong to no model
+
+
+def random_state():
+    """Return the states of the global generators of Python, NumPy, Keras and the backend.
+
+    None stands for a generator that nothing has drawn from yet.
+    """
+    version, numbers, normal = random.getstate()
+    state = {
+        "python": (version, np.array(numbers, "uint32"), normal),
+        "numpy": np.random.get_state(),  # noqa: NPY002 - what user code may draw from
+        "keras": _global_seeds(),
+    }
+    if state["keras"] is not None:
+        (state["keras"],) = values([state["keras"].state])
+    if keras.backend.backend() == "torch":
+        import torch
+
+        state["torch"] = torch.get_rng_state().numpy()
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            state["cuda"] = [one.numpy() for one in torch.cuda.get_rng_state_all()]
+    if keras.backend.backend() == "tensorflow":
+        generator = _tensorflow_generator()
+        state["tensorflow"] = None if generator is None else generator.state.numpy()
     return state
+
+
+def set_random_state(state):
+    """Set the global generators to what `random_state` returned, on whichever devices there are.
+
+    Raises:
+        ValueError: If it did not return that.
+    """
+    if state is None:  # of a version that did not save it
+        return
+    try:
+        if state["keras"] is None:
+            global_state.set_global_attribute(seed_generator.GLOBAL_SEED_GENERATOR, None)
+        else:
+            seed_generator.global_seed_generator().state.assign(state["keras"])
+        # After Keras's, which draws its seed from Python's where it is new.
+        version, numbers, normal = state["python"]
+        random.setstate((version, tuple(int(n) for n in numbers), normal))
+        np.random.set_state(state["numpy"])  # noqa: NPY002 - what user code may draw from
+        if "torch" in state:
+            import torch
+
+            torch.set_rng_state(torch.from_numpy(np.array(state["torch"])))
+            if (
+                torch.cuda.is_available()
+                and len(state.get("cuda", ())) == torch.cuda.device_count()
+            ):
+                torch.cuda.set_rng_state_all([torch.from_numpy(np.array(s)) for s in state["cuda"]])
+        if state.get("tensorflow") is not None:
+            generator = _tensorflow_generator()
+            if generator is not None:
+                generator.reset(state["tensorflow"])
+    except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            "Expected a checkpoint with the states of random generators. Received: one with "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _global_seeds():
+    """Return Keras's global `SeedGenerator`, or None where nothing has asked for it."""
+    return global_state.get_global_attribute(seed_generator.GLOBAL_SEED_GENERATOR)
+
+
+def _tensorflow_generator():
+    """Return TensorFlow's global generator, or None where there can be none."""
+    import tensorflow as tf
+
+    # In a strategy's scope it would be another, one for each replica.
+    if tf.distribute.has_strategy():
+        return None
+    try:
+        return tf.random.get_global_generator()
+    except RuntimeError:  # deterministic operations were asked for, and it was given no seed
+        return None
 
 
 # Files
@@ -494,6 +846,16 @@ def _to_json(value, arrays):
         if array.dtype.kind in KINDS:
             arrays.append(array)
             return {"array": len(arrays) - 1}
+    if isinstance(value, keras.Variable) or ops.is_tensor(value):
+        array = ops.convert_to_numpy(ops.stop_gradient(ops.convert_to_tensor(value)))
+        dtype = keras.backend.standardize_dtype(value.dtype)
+        return {"tensor": [_to_json(array, arrays), dtype]}
+    if type(value) is np.random.Generator:
+        return {"generator": _to_json(value.bit_generator.state, arrays)}
+    if type(value) is random.Random:
+        return {"random": _to_json(value.getstate(), arrays)}
+    if type(value) is collections.deque:
+        return {"deque": [[_to_json(item, arrays) for item in value], value.maxlen]}
     if type(value) in (list, tuple):
         return {type(value).__name__: [_to_json(item, arrays) for item in value]}
     if type(value) in (dict, collections.defaultdict, collections.OrderedDict):
@@ -510,6 +872,21 @@ def _from_json(value, arrays):
         return arrays[f"array_{inner}"][()]
     if tag == "dict":
         return {_from_json(k, arrays): _from_json(v, arrays) for k, v in inner}
+    if tag == "tensor":
+        array, dtype = inner
+        return ops.convert_to_tensor(_from_json(array, arrays), dtype=dtype)
+    if tag == "generator":
+        state = _from_json(inner, arrays)
+        generator = BIT_GENERATORS[state["bit_generator"]](0)
+        generator.state = state
+        return np.random.Generator(generator)
+    if tag == "random":
+        generator = random.Random()
+        generator.setstate(_from_json(inner, arrays))
+        return generator
+    if tag == "deque":
+        items, maxlen = inner
+        return collections.deque((_from_json(item, arrays) for item in items), maxlen)
     return {"list": list, "tuple": tuple}[tag](_from_json(item, arrays) for item in inner)
 
 

@@ -138,6 +138,7 @@ class GreedyPretrainer:
                 "in random orders are never the same. Received: seed=None"
             )
         self.prefixes = prefixes
+        self._begun = None
 
     @processes.together()
     def fit(self, x, *others, validation_data=None, shuffle=True, verbose="auto"):
@@ -220,6 +221,8 @@ class GreedyPretrainer:
                 rows = in_any_order(rows, scratch, shuffle)
             checkpoints = None
             if self.checkpoint_dir is not None:
+                self._begun = checkpoint.Begun(self.checkpoint_dir, self._begun)
+                resources.callback(self._begun.leave)
                 settings = self._settings(rows, validation, shuffle, callbacks)
                 checkpoints = resources.enter_context(
                     checkpoint.Checkpoints(self.checkpoint_dir, settings, self.checkpoint_every)
@@ -246,6 +249,7 @@ class GreedyPretrainer:
                 checkpoint.assign(stack.variables, context["stack"], "stack")
                 seed, done = context["seed"], context["layer"]
                 histories = [_history(saved) for saved in context["histories"]]
+                checkpoint.set_random_state(context.get("random"))
             else:
                 context.update(seed=seed, layer=0, histories=[], keys=keys)
                 context["stack"] = checkpoint.values(stack.variables)
@@ -317,6 +321,7 @@ class GreedyPretrainer:
             layer=k + 1,
             histories=[_plain_history(history) for history in histories],
             stack=checkpoint.values(self.stack.variables),
+            random=checkpoint.random_state(),
         )
         checkpoints.progress = None
         checkpoints.save(None)
@@ -337,7 +342,16 @@ class GreedyPretrainer:
             "shuffle": shuffle,
             "seed": self.seed,
             "stack": checkpoint.model_settings(self.stack),
-            "callbacks": [checkpoint.callback_settings(made) for made in callbacks],
+            "callbacks": [
+                [
+                    settings
+                    for one in made
+                    for settings in self._begun.read(
+                        one, lambda one=one: checkpoint.callback_settings([one])
+                    )
+                ]
+                for made in callbacks
+            ],
         }
 
     def _exclusions(self, k):

@@ -147,7 +147,8 @@ def fit(
         checkpoint_dir: Path of a folder from which the run can go on when it was cut off, or None.
             Another call with the same data and settings, on a model made and compiled in the same
             way, then carries on, and ends with the same weights, bit for bit; after the end it
-            returns at once. Ctrl-C stops after the dispatch and saves first.
+            returns at once. Ctrl-C stops after the dispatch and saves first. The global random
+            generators of Python, NumPy, Keras and the backend are saved and set, too.
         checkpoint_every: Seconds after which there is a checkpoint within an epoch; there is one
             at the end of each epoch anyway.
 
@@ -219,6 +220,8 @@ def fit(
 
         if checkpoint_dir is None:
             return train()
+        kept = getattr(model, "_sda_driver", None)
+        begun = checkpoint.Begun(checkpoint_dir, kept and kept.begun)
         settings = {
             "phase": "fit",
             "data": dict(zip("xyw", map(checkpoint.data_settings, data), strict=True)),
@@ -229,18 +232,28 @@ def fit(
             "shuffle": shuffle,
             "seed": seed,
             "model": checkpoint.model_settings(model),
-            "compile": {
-                **checkpoint.compile_settings(model),
-                **exclusions(model.optimizer, model.trainable_variables),
-            },
-            "callbacks": checkpoint.callback_settings(
-                # A `CallbackList` holds a list.
-                tree.flatten(getattr(callbacks, "callbacks", callbacks) or [])
+            "compile": begun.read(
+                model.optimizer,
+                lambda: {
+                    **checkpoint.compile_settings(model),
+                    **exclusions(model.optimizer, model.trainable_variables),
+                },
             ),
+            "callbacks": [
+                settings
+                # A `CallbackList` holds a list.
+                for one in tree.flatten(getattr(callbacks, "callbacks", callbacks) or [])
+                for settings in begun.read(one, lambda one=one: checkpoint.callback_settings([one]))
+            ],
         }
-        with checkpoint.Checkpoints(checkpoint_dir, settings, checkpoint_every) as checkpoints:
-            seed = fresh_seed() if seed is None else seed
-            return train(checkpoints, checkpoints.context.setdefault("seed", seed))
+        try:
+            with checkpoint.Checkpoints(checkpoint_dir, settings, checkpoint_every) as checkpoints:
+                seed = fresh_seed() if seed is None else seed
+                return train(checkpoints, checkpoints.context.setdefault("seed", seed))
+        finally:
+            begun.leave()
+            if getattr(model, "_sda_driver", None) is not None:
+                model._sda_driver.begun = begun
 
 
 def new_scratch():
@@ -306,8 +319,10 @@ class Trainer:
             )
         model.stop_training = False
         position = _Position(epoch=initial_epoch)
+        self.watched = None
         if checkpoints is not None and checkpoints.progress is not None:
             position = self._resume(callbacks, checkpoints.progress)
+            self.watched = checkpoint.Watched(callbacks.callbacks, model.optimizer)
         else:
             callbacks.on_train_begin()
             # `BackupAndRestore` says there where it was.
@@ -382,12 +397,16 @@ class Trainer:
         if checkpoints is None:
             return
         groups = self._variables().items()
+        if self.watched is None:
+            self.watched = checkpoint.Watched(callbacks.callbacks, self.model.optimizer)
+        self.watched.tell()
         checkpoints.save(
             {
                 "position": vars(position),
                 "stop_training": self.model.stop_training,
                 "variables": {name: checkpoint.values(group) for name, group in groups},
                 "callbacks": checkpoint.callback_states(callbacks.callbacks),
+                "random": checkpoint.random_state(),
             }
         )
 
@@ -405,6 +424,7 @@ class Trainer:
             checkpoint.assign(group, progress["variables"][name], name)
         checkpoint.restore_callbacks(callbacks.callbacks, progress["callbacks"])
         model.stop_training = progress["stop_training"]
+        checkpoint.set_random_state(progress.get("random"))
         return position
 
     def _good_state(self):
@@ -604,6 +624,7 @@ class _Kept:
     def __init__(self, driver, made_for):
         self.driver = driver
         self.made_for = made_for
+        self.begun = None  # the `checkpoint.Begun` of the last run with checkpoints
 
 
 def _identical(some, others):

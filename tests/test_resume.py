@@ -1,0 +1,454 @@
+"""Runs that were cut off at any write go on, and end as if nothing had happened."""
+
+import collections
+import functools
+import random
+import signal
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import sda
+from sda import checkpoint
+
+BACKEND = keras.backend.backend()
+
+
+class Stopped(BaseException):
+    """Ends a run as a kill does: nobody catches it."""
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """A function that lets a run end after its n-th write; returns what a call returned, if any."""
+    real = checkpoint.write
+
+    def run(n, function):
+        writes = []
+
+        def write(path, saved):
+            real(path, saved)
+            writes.append(path)
+            if len(writes) == n:
+                raise Stopped
+
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "write", write)
+            try:
+                return function()
+            except Stopped:
+                return None
+
+    return run
+
+
+def rows():
+    generator = np.random.default_rng(0)
+    return generator.random((20, 6), "float32"), generator.integers(3, size=20)
+
+
+def values(model):
+    optimizer = getattr(model, "optimizer", None)
+    return checkpoint.values([*model.variables, *(optimizer.variables if optimizer else [])])
+
+
+def assert_same(some, others):
+    assert len(some) == len(others) > 0
+    for a, b in zip(some, others, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def classifier(*more):
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.Dense(4, "tanh", kernel_initializer=keras.initializers.GlorotUniform(1)),
+            *more,
+            layers.Dense(3, "softmax", kernel_initializer=keras.initializers.GlorotUniform(2)),
+        ]
+    )
+    model.compile(keras.optimizers.Adam(0.05), "sparse_categorical_crossentropy")
+    return model
+
+
+def finetune(model, folder=None, callbacks=(), **settings):
+    settings = {"epochs": 2, "steps_per_execution": 1, "checkpoint_every": 0, **settings}
+    x, y = rows()
+    return sda.fit(
+        model, x, y, 10, verbose=0, seed=1, validation_data=(x, y), callbacks=list(callbacks),
+        checkpoint_dir=folder, **settings,
+    )  # fmt: skip
+
+
+def plain(histories):
+    return [(h.epoch, h.history, h.params) for h in histories]
+
+
+# At every write
+
+
+def test_a_fit_that_ends_after_any_write_goes_on(tmp_path, stop_after):
+    def run(folder):
+        model = classifier()
+        callbacks = [
+            sda.callbacks.GeometricPatience("val_loss", patience=5),
+            keras.callbacks.EarlyStopping(patience=5, restore_best_weights=True),
+        ]
+        history = finetune(model, folder, callbacks)
+        state = [callbacks[0].best, callbacks[0].best_epoch, callbacks[1].best]
+        return values(model), plain([history]), state
+
+    weights, histories, state = run(None)
+    for n in range(1, 100):
+        whole = stop_after(n, lambda n=n: run(tmp_path / str(n)))
+        for _ in range(2):  # what goes on, and what has finished
+            again = run(tmp_path / str(n))
+            assert_same(again[0], weights)
+            assert again[1:] == (histories, state)
+        if whole:
+            break
+    assert n - 1 == 8  # the begin, two dispatches and the end of two epochs, and the run's end
+
+
+@pytest.mark.parametrize("store", [False, True])
+def test_a_schedule_that_ends_after_any_write_goes_on(tmp_path, stop_after, store):
+    def run(folder):
+        stack = sda.StackedDenoisingAutoencoder([5, 4], corruption=0.2, seed=1)
+        pretrainer = sda.GreedyPretrainer(
+            stack, "adam", epochs=2, batch_size=10, seed=1, checkpoint_dir=folder,
+            callbacks=lambda k: [sda.callbacks.GeometricPatience("loss", patience=5)],
+            prefixes=sda.PrefixStore(folder / "store") if store and folder else None,
+        )  # fmt: skip
+        histories = pretrainer.fit(rows()[0], verbose=0)
+        return values(stack), plain(histories)
+
+    weights, histories = run(None)
+    for n in range(1, 100):
+        whole = stop_after(n, lambda n=n: run(tmp_path / str(n)))
+        for _ in range(2):
+            again = run(tmp_path / str(n))
+            assert_same(again[0], weights)
+            assert again[1] == histories
+        if whole:
+            break
+    # In each of two layers: its begin, two epochs, its training's end, its own; and in the store.
+    assert n - 1 == (12 if store else 10)
+
+
+# Random numbers of no model's own
+
+
+class GlobalNoise(layers.Layer):
+    """Draws from a generator that belongs to the whole process."""
+
+    def call(self, x, training=None):
+        if not training:
+            return x
+        if BACKEND == "torch":
+            import torch
+
+            x = x + 0.1 * torch.randn_like(x)
+        if BACKEND == "tensorflow":
+            import tensorflow as tf
+
+            x = x + 0.1 * tf.random.get_global_generator().normal(tf.shape(x))
+        return keras.random.dropout(x, 0.3)
+
+
+class Draws(keras.callbacks.Callback):
+    """Changes the learning rate by what Python and NumPy draw."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.optimizer.learning_rate = 0.01 * random.random() + 0.01 * np.random.rand()  # noqa: NPY002
+
+
+@pytest.mark.parametrize("more", ["dropout", "global"])
+def test_global_generators_go_on_where_they_were(tmp_path, stop_after, more):
+    if more == "global" and BACKEND == "jax":
+        pytest.skip("JAX has no global generator, and Keras's raises in a compiled step")
+
+    def run(folder, seed):
+        keras.utils.set_random_seed(seed)
+        if BACKEND == "tensorflow":
+            import tensorflow as tf
+
+            tf.random.set_global_generator(tf.random.Generator.from_seed(seed))
+        model = classifier(layers.Dropout(0.3) if more == "dropout" else GlobalNoise())
+        finetune(model, folder, [Draws()])
+        return values(model), random.random(), np.random.rand()  # noqa: NPY002
+
+    expected = run(None, 1)
+    assert stop_after(100, lambda: run(tmp_path / "whole", 1))[1:] == expected[1:]
+    for n in (1, 3, 5, 8):  # the begin, a dispatch, an epoch's end, the end
+        stop_after(n, lambda n=n: run(tmp_path / str(n), 1))
+        again = run(tmp_path / str(n), 2)
+        assert_same(again[0], expected[0])
+        # What comes after the run draws what it would have drawn.
+        assert again[1:] == expected[1:]
+
+
+def test_layers_of_a_schedule_draw_what_they_would_have_drawn(tmp_path, stop_after):
+    def run(folder, seed):
+        keras.utils.set_random_seed(seed)
+        stack = sda.StackedDenoisingAutoencoder([5, 4], corruption=0.2, seed=1)
+        pretrainer = sda.GreedyPretrainer(
+            stack, epochs=1, batch_size=10, seed=1, callbacks=lambda k: [Draws()],
+            checkpoint_dir=folder,
+        )  # fmt: skip
+        pretrainer.fit(rows()[0], verbose=0)
+        return values(stack), random.random()
+
+    expected = run(None, 1)
+    for n in (3, 4, 5, 8):  # the end of a training, of its layer, the next one's begin, the end
+        stop_after(n, lambda n=n: run(tmp_path / str(n), 1))
+        again = run(tmp_path / str(n), 2)
+        assert_same(again[0], expected[0])
+        assert again[1] == expected[1]
+
+
+# Settings that changed
+
+
+class Underscored(keras.callbacks.Callback):
+    def __init__(self, rate):
+        super().__init__()
+        self._rate = rate
+
+
+def schedule(factor):
+    return lambda epoch, rate: rate * factor
+
+
+CHANGED = {
+    "min_delta=0.2": [keras.callbacks.EarlyStopping(min_delta=d, patience=5) for d in (0.1, 0.2)],
+    "min_delta=0.02": [keras.callbacks.ReduceLROnPlateau(min_delta=d) for d in (0.01, 0.02)],
+    "rate=0.7": [Underscored(rate) for rate in (0.5, 0.7)],
+    "schedule.closure[0]='0.5'": [
+        keras.callbacks.LearningRateScheduler(schedule(f)) for f in (0.9, 0.5)
+    ],
+    "schedule.code": [
+        keras.callbacks.LearningRateScheduler(f)
+        for f in (lambda epoch, rate: rate * 0.9, lambda epoch, rate: rate * 0.5)
+    ],
+    "schedule.defaults[0]='0.5'": [
+        keras.callbacks.LearningRateScheduler(f)
+        for f in (lambda epoch, rate, by=0.9: rate * by, lambda epoch, rate, by=0.5: rate * by)
+    ],
+    "schedule.bound[0]": [
+        keras.callbacks.LearningRateScheduler(functools.partial(lambda by, e, rate: rate * by, b))
+        for b in (0.9, 0.5)
+    ],
+}
+
+
+@pytest.mark.parametrize("named", CHANGED)
+def test_settings_of_callbacks_that_changed_are_named(tmp_path, named):
+    first, second = CHANGED[named]
+    finetune(classifier(), tmp_path, [first], epochs=1)
+    with pytest.raises(ValueError, match="the data and settings of the run") as error:
+        finetune(classifier(), tmp_path, [second], epochs=1)
+    assert f"callbacks[0].{named}" in str(error.value)
+
+
+def test_the_same_function_made_again_is_the_same_setting(tmp_path):
+    def callbacks():
+        return [
+            keras.callbacks.LearningRateScheduler(schedule(0.9)),
+            keras.callbacks.EarlyStopping(min_delta=0.1, patience=5),
+        ]
+
+    used = callbacks()
+    finetune(classifier(), tmp_path, used)
+    finetune(classifier(), tmp_path, callbacks())
+    finetune(classifier(), tmp_path, used)  # whose min_delta has turned its sign
+
+
+def test_code_that_another_python_compiled_is_not_compared(tmp_path, monkeypatch):
+    callback = keras.callbacks.LearningRateScheduler(schedule(0.9))
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.platform, "python_version_tuple", lambda: ("3", "0", "0"))
+        finetune(classifier(), tmp_path, [callback], epochs=1)
+    other = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate)
+    with pytest.raises(ValueError, match=r"schedule\.closure"):
+        finetune(classifier(), tmp_path, [other], epochs=1)
+    callback = keras.callbacks.LearningRateScheduler(schedule(0.9))
+    finetune(classifier(), tmp_path, [callback], epochs=1)
+
+
+class Stops(keras.callbacks.Callback):
+    """Presses Ctrl-C once, and changes what it was made with."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.at = at
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.at:
+            self.at = None
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.fixture
+def ctrl_c():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_fit_again_after_ctrl_c_goes_on_where_callbacks_had_changed_settings(tmp_path, ctrl_c):
+    def callbacks(at):
+        seen = []
+
+        def rate(epoch, rate):
+            seen.append(rate)
+            return rate * 0.5
+
+        return [keras.callbacks.LearningRateScheduler(rate), Stops(at)]
+
+    expected = classifier()
+    finetune(expected, None, callbacks(None), epochs=4)
+    model, used = classifier(), callbacks(2)
+    with pytest.raises(KeyboardInterrupt, match="call `fit` again"):
+        finetune(model, tmp_path, used, epochs=4)
+    assert float(model.optimizer.learning_rate) < 0.05
+    finetune(model, tmp_path, used, epochs=4)
+    assert_same(values(model), values(expected))
+    # What somebody changes between the two is another setting still.
+    model.optimizer.learning_rate = 0.3
+    with pytest.raises(ValueError, match=r"learning_rate=0\.3.*\(there: 0\.05"):
+        finetune(model, tmp_path, used, epochs=4)
+
+
+def test_a_schedule_goes_on_with_the_callbacks_that_it_was_cut_off_with(tmp_path, ctrl_c):
+    def pretrainer(stack, folder, made):
+        return sda.GreedyPretrainer(
+            stack, "adam", epochs=2, batch_size=10, seed=1, callbacks=lambda k: [made[k]],
+            checkpoint_dir=folder,
+        )  # fmt: skip
+
+    def stacked():
+        return sda.StackedDenoisingAutoencoder([5, 4], corruption=0.2, seed=1)
+
+    expected, stack = stacked(), stacked()
+    pretrainer(expected, None, [Stops(None), Stops(None)]).fit(rows()[0], verbose=0)
+    cut = pretrainer(stack, tmp_path, [Stops(None), Stops(1)])
+    with pytest.raises(KeyboardInterrupt, match="call `fit` again"):
+        cut.fit(rows()[0], verbose=0)
+    cut.fit(rows()[0], verbose=0)
+    assert_same(values(stack), values(expected))
+
+
+# State of callbacks
+
+
+class Keeps(keras.callbacks.Callback):
+    """Keeps state of many kinds, the first of it when an epoch ends, and lets training depend."""
+
+    def __init__(self, path="log"):
+        super().__init__()
+        self.path = path
+        self.generator = np.random.default_rng(3)
+        self.other = random.Random(4)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 0:
+            self.last = collections.deque(maxlen=2)
+            self.tensor = keras.ops.ones((2,))
+            self.count = 0
+        self.count += 1
+        self.tensor = self.tensor * 2
+        self.last.append(self.count * self.generator.random() * self.other.random())
+        rate = 0.01 * sum(self.last) + 0.001 * float(self.tensor[0])
+        self.model.optimizer.learning_rate = rate
+
+
+def test_state_of_every_kind_comes_back(tmp_path, stop_after):
+    expected, whole = classifier(), Keeps()
+    finetune(expected, None, [whole], epochs=4)
+    for n in (4, 7, 10):  # ends of epochs
+        stop_after(n, lambda n=n: finetune(classifier(), tmp_path / str(n), [Keeps()], epochs=4))
+        model, again = classifier(), Keeps()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            finetune(model, tmp_path / str(n), [again], epochs=4)
+        assert_same(values(model), values(expected))
+        assert again.last == whole.last
+        assert again.last.maxlen == 2
+        assert float(again.tensor[0]) == 16
+
+
+class Names(Keeps):
+    """Changes a text in training."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        self.path = f"log_{epoch}"
+        self.paths = [b"log"]
+
+
+class NamesToo(Names):
+    """Says itself what its state is, and so keeps the text."""
+
+    def get_state(self):
+        return {"path": self.path, "count": self.count}
+
+    def set_state(self, state):
+        vars(self).update(state)
+
+
+class Pickled(Keeps):
+    """Has a state for pickles, of its own."""
+
+    def __getstate__(self):
+        return {"path": self.path, "half": getattr(self, "count", 0) / 2}
+
+    def __setstate__(self, state):
+        self.path, self.count = state["path"], int(2 * state["half"])
+
+
+def test_texts_that_change_are_not_taken_from_a_file_and_told_once(tmp_path):
+    with pytest.warns(UserWarning, match="not saved in checkpoints") as told:
+        finetune(classifier(), tmp_path / "a", [Names()])
+    told = [str(w.message) for w in told if "not saved" in str(w.message)]
+    assert len(told) == 1
+    assert "`path` of Names, `paths` of Names" in told[0]
+    assert "get_state()" in told[0]
+    again = Names()
+    finetune(classifier(), tmp_path / "a", [again])
+    assert (again.path, again.count, hasattr(again, "paths")) == ("log", 2, False)
+
+
+def test_a_state_that_the_class_defines_is_used(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        finetune(classifier(), tmp_path / "a", [Pickled("here")])
+        finetune(classifier(), tmp_path / "b", [NamesToo()])
+    again, named = Pickled("here"), NamesToo()
+    finetune(classifier(), tmp_path / "a", [again])
+    assert (again.path, again.count) == ("here", 2)
+    finetune(classifier(), tmp_path / "b", [named])
+    assert (named.path, named.count) == ("log_1", 2)
+
+
+def test_attributes_of_an_optimizer_that_change_are_told(tmp_path):
+    class Turns(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.optimizer.turns = epoch
+
+    with pytest.warns(UserWarning, match=r"`turns` of Adam is not saved"):
+        finetune(classifier(), tmp_path, [Turns()])
+
+
+def test_what_cannot_be_saved_is_told(tmp_path):
+    class Own:
+        pass
+
+    class Holds(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.own = Own()
+
+    with pytest.warns(UserWarning, match=r"`own` of Holds is not saved"):
+        finetune(classifier(), tmp_path, [Holds()])
