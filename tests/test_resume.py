@@ -393,7 +393,7 @@ class NamesToo(Names):
     """Says itself what its state is, and so keeps the text."""
 
     def get_state(self):
-        return {"path": self.path, "count": self.count}
+        return {"path": self.path, "count": getattr(self, "count", 0)}
 
     def set_state(self, state):
         vars(self).update(state)
