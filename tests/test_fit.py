@@ -463,15 +463,68 @@ def test_a_model_that_is_not_compiled_is_refused(x, y, make):
         sda.fit(make(), x, y)
 
 
-def test_a_softmax_that_is_very_wrong_keeps_its_gradient():
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, "softmax")])
-    model.layers[0].set_weights([np.zeros((2, 2)), np.array([40.0, 0.0])])
-    model.compile(keras.optimizers.SGD(1.0), "sparse_categorical_crossentropy")
-    before = keras.config.epsilon()
-    sda.fit(model, np.zeros((4, 2)), np.ones(4, "int64"), batch_size=4, verbose=0)
+SPARSE = "sparse_categorical_crossentropy"
+VERY_WRONG = {
+    "name": (SPARSE, False),
+    "one-hot": ("categorical_crossentropy", True),
+    "object": (keras.losses.SparseCategoricalCrossentropy(), False),
+    "function": (keras.losses.sparse_categorical_crossentropy, False),
+    "a list": ([SPARSE], False),
+    "one-hot object": (keras.losses.CategoricalCrossentropy(name="mine"), True),
+}
+
+
+@pytest.mark.parametrize("chain", [True, False])
+@pytest.mark.parametrize("name", VERY_WRONG)
+def test_a_softmax_that_is_very_wrong_keeps_its_gradient(name, chain):
+    loss, one_hot = VERY_WRONG[name]
+    inputs = keras.Input((2,))
+    outputs = keras.layers.Dense(2, "softmax")(inputs)
+    # A functional model takes its steps through `train_step` on every backend.
+    model = keras.Model(inputs, outputs)
+    if chain:
+        model = keras.Sequential([inputs, model.layers[1]])
+    model.layers[-1].set_weights([np.zeros((2, 2)), np.array([40.0, 0.0])])
+    model.compile(keras.optimizers.SGD(1.0), loss)
+    y = np.eye(2)[np.ones(4, "int64")] if one_hot else np.ones(4, "int64")
+    history = sda.fit(model, np.zeros((4, 2)), y, batch_size=4, verbose=0).history
     # The gradient at p = e⁻⁴⁰ is that of p = 0: (1, -1).
-    np.testing.assert_allclose(model.layers[0].get_weights()[1], [39.0, 1.0], atol=1e-5)
-    assert keras.config.epsilon() == before
+    np.testing.assert_allclose(model.layers[-1].get_weights()[1], [39.0, 1.0], atol=1e-5)
+    assert history["loss"][0] == pytest.approx(40.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("functional", [True, False])
+def test_what_keeps_the_gradient_is_seen_by_nobody_else(functional):
+    """Relative errors of targets of 0 are divided by the epsilon that is Keras's for all."""
+    usual, seen = keras.config.epsilon(), []
+
+    class Epsilon(keras.layers.Layer):
+        def call(self, x):
+            seen.append(keras.config.epsilon())
+            return x
+
+    class Recorder(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(keras.config.epsilon())
+
+    def train(fit):
+        keras.utils.set_random_seed(1)
+        inputs = keras.Input((2,))
+        x = Epsilon()(inputs) if functional else inputs
+        outputs = keras.layers.Dense(2, "softmax")(x)
+        layers_ = [inputs, keras.layers.Dense(2, "softmax")]
+        model = keras.Model(inputs, outputs) if functional else keras.Sequential(layers_)
+        model.compile("sgd", "categorical_crossentropy", metrics=["mape"])
+        x, y = np.linspace(0, 1, 8).reshape(4, 2), np.eye(2)[[0, 1, 1, 0]]
+        return fit(
+            model, x, y, batch_size=2, epochs=2, shuffle=False, verbose=0, callbacks=[Recorder()]
+        ).history
+
+    ours, theirs = train(sda.fit), train(keras.Model.fit)
+    assert ours.keys() == theirs.keys()
+    for key, values in ours.items():
+        assert values == pytest.approx(theirs[key], rel=1e-5)
+    assert set(seen) == {usual}
 
 
 def test_validation_calls_the_test_callbacks():

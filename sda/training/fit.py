@@ -30,6 +30,7 @@ from sda.training.rows import (
     read_once,
 )
 from sda.training.scratch import Scratch
+from sda.training.softmax import kept_alive
 
 # A dispatch should take long enough to hide its own cost, and short enough for a live progress bar:
 # a quarter of a second to half a second on two cores.
@@ -355,7 +356,7 @@ class Trainer:
         with self.feed.reading(matrices, self.steps_per_dispatch) as run:
             for start, batches in self._dispatches(order, position.step):
                 callbacks.on_train_batch_begin(start)
-                with _softmax_kept_alive(model):
+                with kept_alive(model):
                     run(self.driver.train, batches)
                 logs = _logs(model)
                 position.step, position.logs = start + len(batches), logs
@@ -813,34 +814,3 @@ def _loss_name(loss):
         if type(loss) is kind or loss is getattr(keras.losses, name):
             return name
     return None
-
-
-_alive = {"users": 0, "epsilon": None}
-_alive_lock = threading.Lock()
-
-
-@contextlib.contextmanager
-def _softmax_kept_alive(model):
-    """Let the categorical cross-entropy of a softmax have a gradient down to p = 1e-37.
-
-    On JAX and PyTorch Keras clips p at `keras.config.epsilon()`, 1e-7. An example that is more
-    wrong than that has no gradient; a large first step from random weights can put all of them
-    there, for good. (On TensorFlow Keras goes back to the logits.)
-    """
-    kinds = {_loss_name(loss) for loss in _losses(model)}
-    if kinds.isdisjoint({SPARSE, "categorical_crossentropy"}):
-        yield
-        return
-    # The setting is that of the process: of several fits at a time, the last one puts it back.
-    with _alive_lock:
-        if _alive["users"] == 0:
-            _alive["epsilon"] = keras.config.epsilon()
-            keras.config.set_epsilon(1e-37)
-        _alive["users"] += 1
-    try:
-        yield
-    finally:
-        with _alive_lock:
-            _alive["users"] -= 1
-            if _alive["users"] == 0:
-                keras.config.set_epsilon(_alive["epsilon"])

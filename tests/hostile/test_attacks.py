@@ -475,7 +475,9 @@ def test_checkpoints(ground, build, words):
 
 def test_a_checkpoint_gives_a_callback_no_other_file():
     callback = keras.callbacks.ModelCheckpoint("mine.keras")
-    state = {"filepath": "theirs.keras", "best": 0.5, "unheard_of": 1}
+    state = {"filepath": "theirs.keras", "best": 0.5, "unheard_of": "theirs", "on_epoch_end": 1}
     checkpoint.restore_callbacks([callback], [state])
+    checkpoint.restore_callbacks([callback], [{"filepath": b"theirs.keras"}])
     assert (callback.filepath, callback.best) == ("mine.keras", 0.5)
     assert not hasattr(callback, "unheard_of")
+    assert callable(callback.on_epoch_end)
