@@ -12,6 +12,7 @@ import os
 import pathlib
 import platform
 import random
+import re
 import secrets
 import time
 import types
@@ -34,6 +35,9 @@ VERSION = b"1"
 # A folder keeps the newest checkpoint and the one before it.
 KEPT = 2
 SUFFIX = ".checkpoint"
+# The names of its files, and of what a run that was killed had begun to write; others are not ours.
+OURS = re.compile(rf"\d{{8,}}{re.escape(SUFFIX)}")
+LEFTOVER = re.compile(r"[0-9a-f]{8,16}\.[a-z]+\.tmp")
 # The kinds of dtype that may be in one, as NumPy's letters: numbers and text.
 KINDS = "biufcSU"
 # The generators of NumPy that may be in one.
@@ -105,7 +109,8 @@ class Checkpoints:
             )
         # What a run that was killed had begun to write.
         for leftover in self.path.glob(f"*{SUFFIX}.tmp"):
-            leftover.unlink()
+            if LEFTOVER.fullmatch(leftover.name):
+                leftover.unlink()
         files = self._files()
         for path in reversed(files):
             try:
@@ -167,7 +172,8 @@ class Checkpoints:
         self._saved_at = time.monotonic()
 
     def _files(self):
-        return sorted(self.path.glob(f"*{SUFFIX}"))
+        found = self.path.glob(f"*{SUFFIX}")
+        return sorted(path for path in found if OURS.fullmatch(path.name) and path.is_file())
 
     def _check(self, saved):
         """Raise `ValueError` if the checkpoint is that of another run, and name what differs."""
@@ -778,6 +784,9 @@ def write(path, saved):
     temporary = path.with_name(f"{secrets.token_hex(8)}{path.suffix}.tmp")
     try:
         with open(temporary, "wb") as file:
+            # Where the system knows no locks, nobody looks for them either.
+            with contextlib.suppress(OSError):
+                take(file)
             file.write(b"%s %s %s\n" % (MAGIC, VERSION, _digest(VERSION, content)))
             file.write(content)
             file.flush()
@@ -786,6 +795,18 @@ def write(path, saved):
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def clear_leftovers(folder):
+    """Delete what processes that are gone had begun to write to a folder that several share."""
+    for path in folder.glob("*.tmp"):
+        with contextlib.suppress(OSError):
+            if not LEFTOVER.fullmatch(path.name) or time.time() - path.stat().st_mtime < 60:
+                continue
+            with open(path, "rb+") as file:
+                # Its writer holds the lock while it lives.
+                if take(file):
+                    path.unlink()
 
 
 def read(path):

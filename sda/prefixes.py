@@ -10,6 +10,7 @@ import time
 import warnings
 
 import keras
+import numpy as np
 from keras import ops
 
 from sda import checkpoint
@@ -74,11 +75,12 @@ class PrefixStore:
             train: Function without arguments that trains the layer and returns plain values.
         """
         path = self.path / f"{address(settings)}{SUFFIX}"
-        self.path.mkdir(parents=True, exist_ok=True)
-        saved = self._read(path)
+        with contextlib.suppress(OSError):  # told where the layer cannot be kept
+            self.path.mkdir(parents=True, exist_ok=True)
+        saved = self._read(path, settings, variables)
         if saved is None:
             with alone(path.with_suffix(".lock")):
-                saved = self._read(path)
+                saved = self._read(path, settings, variables)
                 if saved is None:
                     return self._train(path, settings, variables, train)
         checkpoint.assign(variables, saved["variables"], "layer")
@@ -102,6 +104,7 @@ class PrefixStore:
                 "it will train it again.",
                 stacklevel=2,
             )
+        checkpoint.clear_leftovers(self.path)
         self._evict()
         return outcome
 
@@ -109,16 +112,30 @@ class PrefixStore:
         """Return the bytes that the layers take."""
         return sum(size for _, size, _ in self._entries())
 
-    def _read(self, path):
+    def _read(self, path, settings, variables):
+        """Return what is under `path`, or None unless it is the whole layer that was asked for."""
         try:
-            context = checkpoint.read(path)["context"]
-            os.utime(path)
+            saved = checkpoint.read(path)
         except FileNotFoundError:
             return None
         except checkpoint.Damaged:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
             return None
-        return context
+        except NotADirectoryError:
+            return None
+        except (OSError, ValueError) as error:
+            problem = f"{type(error).__name__}: {error}"
+        else:
+            problem = _problem(saved, settings, variables)
+        if problem:
+            warnings.warn(
+                f"The layer {str(path)!r} is not used, and trained again: {problem}.", stacklevel=2
+            )
+            return None
+        with contextlib.suppress(OSError):  # a folder that may only be read
+            os.utime(path)
+        return saved["context"]
 
     def _entries(self):
         """Return (time of last use, size, path) of each layer, the least recently used first."""
@@ -135,22 +152,57 @@ class PrefixStore:
         for _, size, path in entries:
             if excess <= 0:
                 return
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
             excess -= size
 
 
 @contextlib.contextmanager
 def alone(lock):
     """Hold the file `lock` for this process, while no other does; the end of a process lets go."""
-    with open(lock, "ab") as file:
-        # Without locks in the file system nobody waits.
-        with contextlib.suppress(OSError):
-            while not checkpoint.take(file):
-                time.sleep(PATIENCE)
-        yield
-        # Whoever waits for this file, or makes a new one, looks first for what was made meanwhile.
-        with contextlib.suppress(OSError):
-            os.unlink(lock)
+    while True:
+        try:
+            file = open(lock, "ab")  # noqa: SIM115 - closed below
+        except OSError:  # a folder that may only be read
+            break
+        with file:
+            # Without locks in the file system nobody waits.
+            with contextlib.suppress(OSError):
+                while not checkpoint.take(file):
+                    time.sleep(PATIENCE)
+            # Who had it before has deleted it: somebody else may hold the one that was made since.
+            if not _is(file, lock):
+                continue
+            yield
+            # Who waits for this file, or makes a new one, looks first for what was made meanwhile.
+            with contextlib.suppress(OSError):
+                os.unlink(lock)
+            return
+    yield
+
+
+def _is(file, path):
+    """Return whether the open file is the one under `path`."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _problem(saved, settings, variables):
+    """Return why what was read is not the layer that was asked for, or nothing."""
+    try:
+        if address(saved["settings"]) != address(settings):
+            return "it says of itself that it is another"
+        values = saved["context"]["variables"]
+        shapes = [np.shape(value) for value in values]
+        if shapes != [tuple(v.shape) for v in variables] or "outcome" not in saved["context"]:
+            return "it does not hold the variables of this layer"
+        if not all(np.all(np.isfinite(value)) for value in values):
+            return "not all of its values are finite"
+    except (KeyError, TypeError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def address(settings):

@@ -2,8 +2,11 @@
 
 import collections
 import functools
+import os
 import random
 import signal
+import threading
+import time
 import warnings
 
 import keras
@@ -12,7 +15,7 @@ import pytest
 from keras import layers
 
 import sda
-from sda import checkpoint
+from sda import checkpoint, prefixes
 
 BACKEND = keras.backend.backend()
 
@@ -452,3 +455,99 @@ def test_what_cannot_be_saved_is_told(tmp_path):
 
     with pytest.warns(UserWarning, match=r"`own` of Holds is not saved"):
         finetune(classifier(), tmp_path, [Holds()])
+
+
+# Files that are not what they seem
+
+
+def pretrained(store, seed=1):
+    stack = sda.StackedDenoisingAutoencoder([5], corruption=0.2, seed=seed)
+    pretrainer = sda.GreedyPretrainer(stack, epochs=1, seed=1, prefixes=store)
+    pretrainer.fit(rows()[0], verbose=0)
+    return values(stack)
+
+
+def copied_over(path, other):
+    path.write_bytes(other.read_bytes())
+
+
+def of_nan(path, other):
+    saved = checkpoint.read(path)
+    saved["context"]["variables"][0][:] = np.nan
+    checkpoint.write(path, saved)
+
+
+def foreign(path, other):
+    saved = checkpoint.read(path)
+    checkpoint.write(path, {**saved, "context": None})
+
+
+def folder(path, other):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("spoil", [copied_over, of_nan, foreign, folder])
+def test_a_layer_of_the_store_that_is_not_what_was_asked_for_is_trained_again(tmp_path, spoil):
+    store = sda.PrefixStore(tmp_path)
+    expected = pretrained(store)
+    (path,) = tmp_path.glob("*.layer")
+    pretrained(store, seed=2)
+    (other,) = set(tmp_path.glob("*.layer")) - {path}
+    spoil(path, other)
+    store = sda.PrefixStore(tmp_path)
+    with pytest.warns(UserWarning, match=rf"{path}.* is not used"):
+        assert_same(pretrained(store), expected)
+    assert (store.hits, store.misses) == (0, 1)
+
+
+def test_a_store_that_cannot_be_written_costs_the_layer_and_not_the_run(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    store = sda.PrefixStore(tmp_path / "file")
+    with pytest.warns(UserWarning, match="could not be kept"):
+        again = pretrained(store)
+    assert_same(again, pretrained(None))
+
+
+def test_a_lock_that_was_deleted_meanwhile_is_taken_anew(tmp_path):
+    lock, order = tmp_path / "lock", []
+
+    def wait():
+        with prefixes.alone(lock):
+            order.append("second")
+            time.sleep(0.5)
+            order.append("second ends")
+
+    with prefixes.alone(lock):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        time.sleep(0.5)  # it waits for a file that is about to be deleted
+    while not order:
+        time.sleep(0.01)
+    with prefixes.alone(lock):
+        order.append("third")
+    thread.join()
+    assert order == ["second", "second ends", "third"]
+
+
+def test_leftovers_are_cleared_away_and_what_others_put_there_stays(tmp_path):
+    run = tmp_path / "run"
+    finetune(classifier(), run, epochs=1)
+    others = ["mine.checkpoint", "00000001.checkpoint.bak", "notes.checkpoint.tmp", "x.tmp"]
+    for name in [*others, "0123456789abcdef.checkpoint.tmp"]:
+        (run / name).write_text(name)
+    finetune(classifier(), run, epochs=1)
+    assert all((run / name).read_text() == name for name in others)
+    assert not (run / "0123456789abcdef.checkpoint.tmp").exists()
+
+    store = tmp_path / "store"
+    store.mkdir()
+    old = time.time() - 3600
+    for name in ("0123456789abcdef.layer.tmp", "fedcba9876543210.layer.tmp", "notes.tmp"):
+        (store / name).write_text(name)
+        os.utime(store / name, (old, old))
+    with open(store / "fedcba9876543210.layer.tmp", "rb+") as file:
+        assert checkpoint.take(file)  # its writer lives
+        pretrained(sda.PrefixStore(store))
+    kept = {path.name for path in store.glob("*.tmp")}
+    assert kept == {"fedcba9876543210.layer.tmp", "notes.tmp"}
