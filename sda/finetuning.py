@@ -6,6 +6,18 @@ from keras import ops
 from sda.checks import check_number
 from sda.seeding import stream
 
+# Settings of a layer that are functions or objects.
+OBJECTS = {
+    "activation",
+    "activity_regularizer",
+    "bias_constraint",
+    "bias_initializer",
+    "bias_regularizer",
+    "kernel_constraint",
+    "kernel_initializer",
+    "kernel_regularizer",
+}
+
 
 def supervised(
     input_shape,
@@ -55,14 +67,14 @@ def supervised(
     return model
 
 
-def encoder(input_shape, encoders, copy, missing=None):
+def encoder(input_shape, encoders, copy, missing=None, name="encoder"):
     """Return a `keras.Sequential` of the encoders alone; arguments as in `supervised`."""
     layers = [keras.Input(input_shape), *_fill(input_shape, missing)]
     layers += [_copy(layer) if copy else layer for encoder in encoders for layer in encoder]
-    return keras.Sequential(layers, name="encoder")
+    return keras.Sequential(layers, name=name)
 
 
-def unrolled(input_shape, encoders, autoencoders, copy, missing=None):
+def unrolled(input_shape, encoders, autoencoders, copy, missing=None, name="unrolled"):
     """Return the deep autoencoder: all encoders, then the decoders in reverse order.
 
     A stock `Dense` cannot decode with another layer's kernel transposed, so the decoders are layers
@@ -81,7 +93,7 @@ def unrolled(input_shape, encoders, autoencoders, copy, missing=None):
         )
         for autoencoder in reversed(autoencoders)
     ]
-    model = keras.Sequential([*layers, *decoders], name="unrolled")
+    model = keras.Sequential([*layers, *decoders], name=name)
     for decoder, autoencoder in zip(decoders, reversed(autoencoders), strict=True):
         tied = autoencoder.tied
         kernel = ops.transpose(autoencoder.encoder.kernel) if tied else autoencoder.decoder_kernel
@@ -112,7 +124,11 @@ def _dropout(rate, seed):
 
 
 def _copy(layer):
-    copy = type(layer).from_config(layer.get_config())
+    config = layer.get_config()
+    for setting in OBJECTS & set(config):
+        # As they are: a config names a function, and only registered names lead back to one.
+        config[setting] = getattr(layer, setting)
+    copy = type(layer).from_config(config)
     if layer.weights:
         copy.build((None, layer.kernel.shape[0]))
         copy.set_weights(layer.get_weights())

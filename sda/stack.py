@@ -306,7 +306,7 @@ class StackedDenoisingAutoencoder(keras.Model):
             x = codes
         return x
 
-    def classifier(self, num_classes, dropout=0.0, copy=False, noise=0.0):
+    def classifier(self, num_classes, dropout=0.0, copy=False, noise=0.0, name=None):
         """Return a softmax classifier on the stack's encoders, for `sda.fit` or `Model.fit`.
 
         Args:
@@ -316,6 +316,8 @@ class StackedDenoisingAutoencoder(keras.Model):
                 `Dense` layers: training it trains the stack.
             noise: Standard deviation of Gaussian noise on the input while the model is trained, a
                 number in [0, 1].
+            name: Name of the model, "classifier" by default. Two of one name cannot be in one
+                model.
 
         Returns:
             A `keras.Sequential` of stock Keras layers, to be compiled with a loss such as
@@ -327,31 +329,34 @@ class StackedDenoisingAutoencoder(keras.Model):
             ValueError: If the stack is not built, or an argument is out of its range.
         """
         return self._supervised(
-            check_count(num_classes, "num_classes"), "softmax", dropout, copy, "classifier", noise
-        )
+            check_count(num_classes, "num_classes"), "softmax", dropout, copy,
+            name or "classifier", noise,
+        )  # fmt: skip
 
-    def multilabel_classifier(self, num_labels, dropout=0.0, copy=False, noise=0.0):
+    def multilabel_classifier(self, num_labels, dropout=0.0, copy=False, noise=0.0, name=None):
         """Return a classifier with independent labels: sigmoid outputs, for "binary_crossentropy".
 
         Arguments as in `classifier`.
         """
         return self._supervised(
             check_count(num_labels, "num_labels"), "sigmoid", dropout, copy,
-            "multilabel_classifier", noise,
+            name or "multilabel_classifier", noise,
         )  # fmt: skip
 
-    def regressor(self, num_targets, dropout=0.0, copy=False, noise=0.0):
+    def regressor(self, num_targets, dropout=0.0, copy=False, noise=0.0, name=None):
         """Return a regressor: linear outputs, for "mse". Arguments as in `classifier`."""
         return self._supervised(
-            check_count(num_targets, "num_targets"), "linear", dropout, copy, "regressor", noise
-        )
+            check_count(num_targets, "num_targets"), "linear", dropout, copy,
+            name or "regressor", noise,
+        )  # fmt: skip
 
-    def encoder(self, layer=-1, copy=False):
+    def encoder(self, layer=-1, copy=False, name=None):
         """Return the encoder up to one layer, as a model of its own.
 
         Args:
             layer: Index of the layer whose codes are the output, -1 for the top.
             copy: Whether the model gets weights of its own.
+            name: Name of the model, "encoder" by default.
 
         Returns:
             A `keras.Sequential` of stock Keras layers. It loads without `sda`.
@@ -362,19 +367,23 @@ class StackedDenoisingAutoencoder(keras.Model):
         self._check_built()
         check_flag(copy, "copy")
         encoders = self._encoders()[: self._index(layer) + 1]
-        return finetuning.encoder(self.example_shape, encoders, copy, self.missing)
+        return finetuning.encoder(
+            self.example_shape, encoders, copy, self.missing, name or "encoder"
+        )
 
-    def unrolled(self, copy=False):
+    def unrolled(self, copy=False, name=None):
         """Return the deep autoencoder: the encoders, then the decoders in reverse order.
 
         The encoders are the stack's own (with `copy=True`, copies). The decoders start from the
-        stack's weights and are trained as layers of their own.
+        stack's weights and are trained as layers of their own. `name` is the name of the model,
+        "unrolled" by default.
         """
         self._check_built()
         check_flag(copy, "copy")
         return finetuning.unrolled(
-            self.example_shape, self._encoders(), self.autoencoders, copy, self.missing
-        )
+            self.example_shape, self._encoders(), self.autoencoders, copy, self.missing,
+            name or "unrolled",
+        )  # fmt: skip
 
     @property
     def missing(self):
@@ -607,12 +616,27 @@ def _hidden_layers(model):
 
 
 def _is_chain(model, layers):
-    try:
-        return len(model.inputs) == 1 and all(
-            above.input is below.output for below, above in itertools.pairwise(layers)
-        )
-    except (
-        AttributeError,
-        ValueError,
-    ):  # a layer called twice, or not yet called, has no one input
+    if isinstance(model, keras.Sequential):
+        return True
+    # A subclassed model has no graph.
+    if len(getattr(model, "inputs", None) or ()) != 1:
         return False
+    return any(_path_to(output) == layers for output in model.outputs)
+
+
+def _path_to(output):
+    """Return the layers from an input to a tensor, or None where they are no chain.
+
+    By the calls that made this tensor: a layer may have been called in other models too, as those
+    of a Sequential are with every `add`.
+    """
+    path = []
+    while True:
+        layer, call, _ = output._keras_history
+        inputs = layer._inbound_nodes[call].input_tensors
+        if not inputs:
+            return path[::-1]
+        if len(inputs) > 1 or layer in path:
+            return None
+        path.append(layer)
+        output = inputs[0]
