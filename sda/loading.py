@@ -9,7 +9,7 @@ import zipfile
 import h5py
 import keras
 
-from sda.safe_files import BROKEN_ZIP, SMALL, check_h5, check_zip, refusal
+from sda.safe_files import BROKEN_ZIP, SMALL, check_h5, check_zip, open_plain, refusal
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 MEMBERS = {CONFIG, WEIGHTS, "metadata.json"}
@@ -137,7 +137,7 @@ def load_weights(model, path):
     path = os.fspath(path)
     if not path.endswith(".weights.h5"):
         raise refusal("path", "a .weights.h5 file", f"path={path}")
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         _count_values(file, path)
     before = model.get_weights()
     try:

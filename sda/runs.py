@@ -13,13 +13,16 @@ import contextlib
 import csv
 import dataclasses
 import datetime
+import hashlib
 import importlib.metadata
+import io
 import json
 import logging
 import math
 import os
 import pathlib
 import platform
+import secrets
 import shutil
 import time
 import tomllib
@@ -28,12 +31,17 @@ import keras
 import numpy as np
 
 import sda
-from sda import diagnostics
+from sda import checkpoint, diagnostics
 from sda.datasets import sources
 from sda.devices import accelerators
+from sda.safe_files import open_plain, printable, read_plain, write_plain
 
 # In the order in which they are made.
 PHASES = ("pretrain", "finetune")
+# The files of a phase, but for those of a training that is under way.
+FILES = ("settings.toml", "run.json", "log.txt", "curves.csv", "results.json", "stack.keras")
+# Bytes that a text of a run may have.
+TEXT_BYTES = 2**24
 
 
 class Phase:
@@ -61,6 +69,22 @@ class Phase:
     def exists(self):
         return (self.path / "run.json").is_file()
 
+    def file(self, name):
+        """Return the path of a file of the phase.
+
+        Raises:
+            ValueError: If it is there and no regular file, or if it or the phase is a link, which
+                would lead out of the run.
+        """
+        path = self.path / name
+        for there, is_right in ((self.path, self.path.is_dir()), (path, path.is_file())):
+            if there.is_symlink() or (there.exists() and not is_right):
+                raise _damaged(there, "a link" if there.is_symlink() else "no regular file")
+        return path
+
+    def _read(self, name):
+        return read_plain(self.file(name), TEXT_BYTES, links=False).decode()
+
     @property
     def is_finished(self):
         return self.exists and self.record.get("status") == "finished"
@@ -79,8 +103,8 @@ class Phase:
     def settings(self):
         """What is in settings.toml."""
         try:
-            return tomllib.loads((self.path / "settings.toml").read_text("utf-8"))
-        except (OSError, ValueError) as error:
+            return tomllib.loads(self._read("settings.toml"))
+        except (OSError, ValueError, RecursionError) as error:
             raise _damaged(self.path / "settings.toml", error) from error
 
     @property
@@ -92,9 +116,9 @@ class Phase:
     def curves(self):
         """What is in curves.csv: a list of a dictionary of numbers an epoch."""
         try:
-            with open(self.path / "curves.csv", newline="", encoding="utf-8") as file:
+            with io.StringIO(self._read("curves.csv"), newline="") as file:
                 return [
-                    {name: float(value) for name, value in row.items() if value}
+                    {name: _number(value) for name, value in row.items() if value}
                     for row in csv.DictReader(file)
                 ]
         except FileNotFoundError:
@@ -118,12 +142,41 @@ class Phase:
             A `logging.Logger` that writes to log.txt.
 
         Raises:
-            ValueError: If the folder is in use, or if there is nothing to resume.
+            ValueError: If the folder is in use, by another process too, or if there is nothing to
+                resume. Nothing has changed then.
         """
-        self.check(resume, overwrite)
-        if self.exists and not resume:
-            self._delete()
-        self.path.mkdir(parents=True, exist_ok=True)
+        with self._alone():
+            self.check(resume, overwrite)
+            if self.exists and not resume:
+                self._delete()
+            self.path.mkdir(parents=True, exist_ok=True)
+            with self._recorded(settings, seed, resume) as log:
+                yield log
+
+    @contextlib.contextmanager
+    def _alone(self):
+        """Hold the run for this process; raise `ValueError` if another one is writing to it.
+
+        One lock for all phases: to begin one anew deletes those made of it. Its file is not
+        deleted, since another process may be about to lock it.
+        """
+        self.run.mkdir(parents=True, exist_ok=True)
+        path = self.run / ".lock"
+        flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise _damaged(path, "no regular file")
+        with open(os.open(path, flags, 0o666), "ab") as file:
+            # Without locks in the file system nobody is refused.
+            with contextlib.suppress(OSError):
+                if not checkpoint.take(file):
+                    raise ValueError(
+                        f"Expected the folder of a run that nobody is writing to. Received: "
+                        f"{self.run}, which another process is using"
+                    )
+            yield
+
+    @contextlib.contextmanager
+    def _recorded(self, settings, seed, resume):
         settings = {name: value for name, value in settings.items() if value is not None}
         before = self.record.get("seconds", 0) if resume else 0
         record = {
@@ -136,7 +189,7 @@ class Phase:
         if not resume:
             self._write_settings(settings)
         write_json(self.path / "run.json", record)
-        handler = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
+        handler = logging.FileHandler(self.file("log.txt"), encoding="utf-8")
         handler.setFormatter(logging.Formatter("{asctime} {message}", style="{"))
         log = logging.Logger(self.name)
         log.addHandler(handler)
@@ -183,37 +236,83 @@ class Phase:
             for epoch, *values in zip(history.epoch, *history.history.values(), strict=True)
         ]
         names = list(dict.fromkeys(name for row in rows for name in row))
-        with open(self.path / "curves.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(rows)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, names)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_plain(self.path / "curves.csv", text.getvalue())
 
     def write_results(self, **results):
         """Add to results.json."""
         write_json(self.path / "results.json", {**self.results, **results})
 
+    def check_copy(self, run):
+        """Raise `ValueError` if `run` has this phase of another training: no run has two."""
+        there = Phase(run, self.name)
+        if not os.path.lexists(there.path) or _is_same(there.path, self.path):
+            return
+        if not there.is_finished or there._digest() != self._digest():
+            raise ValueError(
+                f"Expected the folder of a new run, or of one with the `{self.name}` of {self.run}."
+                f" Received: {there.path}, of another training"
+            )
+
+    def copy_to(self, run):
+        """Give another run this phase: all of its files, or none where that is cut off.
+
+        Raises:
+            ValueError: If it has another one, or if a file is a link.
+        """
+        self.check_copy(run)
+        target = pathlib.Path(run) / self.name
+        if target.exists():
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f".{self.name}.{secrets.token_hex(8)}.tmp")
+        aside.mkdir()
+        try:
+            for name in FILES:
+                path = self.file(name)
+                if path.exists():
+                    with open_plain(path, links=False) as file, open(aside / name, "xb") as copy:
+                        shutil.copyfileobj(file, copy)
+            os.rename(aside, target)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+
+    def _digest(self):
+        with open_plain(self.file("stack.keras"), links=False) as file:
+            return hashlib.file_digest(file, "sha256").digest()
+
     def _delete(self):
         # Later phases are made of this one's model.
         later = PHASES[PHASES.index(self.name) + 1 :] if self.name in PHASES else ()
         for name in (self.name, *later):
-            if Phase(self.run, name).exists:
-                shutil.rmtree(self.run / name)
+            phase = Phase(self.run, name)
+            if phase.exists:
+                phase.file("run.json")  # Not what a link leads to.
+                shutil.rmtree(phase.path)
 
     def _write_settings(self, settings):
         import tomli_w
 
         head = f"# To repeat: sda {self.name} --config settings.toml --out ANOTHER_RUN\n"
         text = head + tomli_w.dumps(settings)
-        (self.path / "settings.toml").write_text(text, encoding="utf-8")
+        write_plain(self.path / "settings.toml", text)
 
     def _json(self, name):
         try:
-            content = json.loads((self.path / name).read_text("utf-8"))
-        except (OSError, ValueError) as error:
+            content = json.loads(self._read(name))
+        except (OSError, ValueError, RecursionError) as error:
             raise _damaged(self.path / name, error) from error
         if not isinstance(content, dict):
             raise _damaged(self.path / name, type(content).__name__)
         return content
+
+
+def _is_same(path, other):
+    return os.path.exists(path) and os.path.samefile(path, other)
 
 
 def phases(run):
@@ -280,7 +379,7 @@ def score(phase, rows):
     classes = np.asarray(phase.results["classes"])
     if rows.y is None:
         raise ValueError("Expected `labels` to say what the rows are. Received: none")
-    model = sda.load(phase.path / "classifier.keras")
+    model = sda.load(phase.file("classifier.keras"))
     width = model.input_shape[-1]
     if rows.x.shape[1] != width:
         raise ValueError(
@@ -332,10 +431,7 @@ def circumstances(seed):
 
 def write_json(path, content):
     """Write `content` to `path`, through a temporary file, so that no reader sees half of it."""
-    path = pathlib.Path(path)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    temporary.replace(path)
+    write_plain(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _processor():
@@ -353,4 +449,16 @@ def machine_name(machine):
 
 
 def _damaged(path, received):
-    return ValueError(f"Expected {path} to be as a run left it. Received: {received}")
+    return ValueError(f"Expected {path} to be as a run left it. Received: {printable(received)}")
+
+
+def _number(text):
+    """Return the number that a text is; the text itself is in no message."""
+    try:
+        number = float(text)
+    except (ValueError, TypeError):
+        raise ValueError("something other than numbers") from None
+    # Losses are of single precision, or rates.
+    if math.isfinite(number) and abs(number) > 1e100:
+        raise ValueError("a number beyond all losses")
+    return number

@@ -5,8 +5,14 @@ storage, virtual datasets, paths in archives) or declare far more than it holds 
 """
 
 import contextlib
+import errno
+import io
 import math
 import os
+import pathlib
+import re
+import secrets
+import stat
 import warnings
 import zipfile
 import zlib
@@ -38,7 +44,94 @@ BROKEN_HEADER = (ValueError, TypeError, SyntaxError, OverflowError, MemoryError,
 
 def refusal(name, expectation, received):
     """Return the `ValueError` that says what `name` was expected to be, and what it is."""
-    return ValueError(f"Expected `{name}` to be {expectation}. Received: {received}")
+    return ValueError(f"Expected `{name}` to be {expectation}. Received: {printable(received)}")
+
+
+def printable(text):
+    """Return `text` with what a terminal would obey, control characters and the like, as escapes.
+
+    Line ends and tabs stay.
+    """
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode()
+        for c in str(text)
+    )
+
+
+# The door
+
+
+def open_plain(path, links=True):
+    """Open a regular file for reading, as binary.
+
+    A device may have no end, and a FIFO no beginning: these are refused at once, folders too.
+
+    Args:
+        path: Path of the file.
+        links: Whether `path` may be a symbolic link. A path that the user gives may; one in a
+            folder that somebody else made may lead to any file of the user's.
+
+    Raises:
+        ValueError: If it is something else than a regular file.
+        OSError: If it cannot be opened.
+    """
+    flags = os.O_RDONLY
+    for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY", *(() if links else ("O_NOFOLLOW",))):
+        flags |= getattr(os, name, 0)
+    if not links and os.path.islink(path):
+        raise _no_file(path, "a link")
+    if os.path.isdir(path):
+        raise _no_file(path, "a folder")
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise _no_file(path, "no regular file") from error
+        raise
+    # What was opened, whatever has become of the name.
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _no_file(path, "no regular file")
+    return open(descriptor, "rb")
+
+
+def read_plain(path, most, links=True):
+    """Return the content of a regular file of at most so many bytes: see `open_plain`."""
+    with open_plain(path, links) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise _no_file(path, f"more than {most} bytes")
+    return content
+
+
+def _no_file(path, received):
+    return refusal("path", "a regular file", f"path={path}, {received}")
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Yield a new file's path beside `path`; at the end, it takes the place of `path`.
+
+    So nobody ever sees half a file, what is there stays where writing fails, and a link at `path`
+    is replaced, not followed. The new file has a name that nobody knows, and the suffix of `path`.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.tmp{path.suffix}")
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
+    os.close(os.open(temporary, flags, 0o666))
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_plain(path, content):
+    """Write a string or bytes to `path`: see `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def is_bomb(declared, stored):
@@ -113,7 +206,7 @@ def read_npz(path, names=None, kinds=NUMBERS):
     """
     try:
         # Opened here: NumPy leaves a broken file open.
-        with contextlib.nullcontext(path) if hasattr(path, "read") else open(path, "rb") as file:
+        with contextlib.nullcontext(path) if hasattr(path, "read") else open_plain(path) as file:
             with zipfile.ZipFile(file) as archive:
                 check_zip(archive, path)
                 if names is None:
@@ -159,7 +252,7 @@ def read_npy(path):
     >>> sda.safe_files.read_npy("rows.npy").shape
     (2, 3)
     """
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         _check_npy(file, os.fstat(file.fileno()).st_size, path, "the array", NUMBERS)
         file.seek(0)
         return np.load(file, allow_pickle=False)
@@ -216,12 +309,14 @@ def read_text(path):
     (2, 3)
     """
     # Opened here: NumPy would fetch an address and inflate what is called .gz.
-    with open(path, encoding="ascii") as file:
+    with io.TextIOWrapper(open_plain(path), encoding="ascii") as file:
         try:
             with warnings.catch_warnings(action="ignore"):  # That there is nothing is said below.
                 rows = np.loadtxt(file, dtype="float32", ndmin=2, comments=None)
         except ValueError as error:
-            raise _bad_text(path, error) from error
+            # NumPy quotes what it read: it need not be for whoever sees the message.
+            words = re.sub(r"string .* to float32", "a string to float32", str(error), flags=re.S)
+            raise _bad_text(path, words) from None
     if not rows.size:
         raise _bad_text(path, "no numbers")
     return rows

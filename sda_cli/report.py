@@ -15,7 +15,7 @@ from sda_cli import options
     "--out",
     type=click.Path(dir_okay=False),
     show_default="report.html in the first RUN",
-    help="The .html file; one that is there is replaced.",
+    help="The .html file; a report that is there is replaced, and nothing else.",
 )
 @click.option("--title", show_default="the names of the runs", help="Heading of the page.")
 @click.option(
@@ -29,8 +29,10 @@ def report(runs, out, title, rows):
     sda report runs/first runs/second --out comparison.html
     """
     from sda import report
+    from sda.safe_files import write_plain
 
     out = pathlib.Path(out or pathlib.Path(runs[0]) / "report.html")
+    report.check_target(out)
     page = report.render(runs, title, rows)
-    out.write_text(page, encoding="utf-8")
+    write_plain(out, page)
     click.echo(f"{out}: {len(page.encode()) / 1e6:.2f} MB")

@@ -11,7 +11,7 @@ from sda import runs
 def load_stack(run):
     """Return the stack of a run and the settings that it was pretrained with."""
     phase = runs.finished(run, "pretrain")
-    return sda.load(phase.path / "stack.keras"), phase.settings
+    return sda.load(phase.file("stack.keras")), phase.settings
 
 
 def read_rows(settings, data, labels, image_shape=None):

@@ -1,7 +1,5 @@
 """What `sda pretrain` and `sda finetune` do. Imported when they run: it takes Keras along."""
 
-import shutil
-
 import click
 import keras
 import numpy as np
@@ -10,6 +8,7 @@ import sda
 from sda import diagnostics, runs
 from sda.datasets import sources
 from sda.runs import Phase
+from sda.safe_files import replacing
 from sda.seeding import fresh_seed
 from sda.sweep.trial import make_optimizer
 from sda_cli import options, trained
@@ -40,7 +39,8 @@ def pretrain(ctx, out, resume, overwrite, verbose):
         )
         histories = pretrainer.fit(rows.x, validation_data=held_out and held_out.x, verbose=verbose)
         phase.write_curves(histories)
-        stack.save(phase.path / "stack.keras")
+        with replacing(phase.path / "stack.keras") as temporary:
+            stack.save(temporary)
     click.echo(phase.path / "stack.keras")
 
 
@@ -57,13 +57,14 @@ def finetune(ctx, run, out, resume, overwrite, verbose):
     if settings["validation_split"] is None:
         settings["validation_split"] = before.settings["validation_split"]
     settings = resolved(settings, ctx)
+    before.check_copy(phase.run)
     rows, held_out = runs.read_rows(settings)
     if rows.y is None:
         raise ValueError("Expected `labels` to say what the rows are. Received: none")
     parts = [rows] if held_out is None else [rows, held_out]
     classes = np.unique(np.concatenate([part.y for part in parts]))
     targets = [np.searchsorted(classes, part.y) for part in parts]
-    stack = sda.load(before.path / "stack.keras")
+    stack = sda.load(before.file("stack.keras"))
     classifier = stack.classifier(len(classes), settings["dropout"])
     classifier.compile(
         make_optimizer(settings["optimizer"], settings["learning_rate"]),
@@ -72,8 +73,7 @@ def finetune(ctx, run, out, resume, overwrite, verbose):
     )
     keras.utils.set_random_seed(settings["seed"])
     with running(phase, settings, resume, overwrite) as log:
-        if phase.run != before.run and not Phase(phase.run, "pretrain").exists:
-            shutil.copytree(before.path, phase.run / "pretrain")
+        before.copy_to(phase.run)
         log.info("%s rows, %s classes", len(rows.x), len(classes))
         callbacks = [EpochLog(log, "classifier")]
         if settings["patience"] and held_out is not None:
@@ -91,7 +91,8 @@ def finetune(ctx, run, out, resume, overwrite, verbose):
             verbose=verbose,
         )
         phase.write_curves([history])
-        classifier.save(phase.path / "classifier.keras")
+        with replacing(phase.path / "classifier.keras") as temporary:
+            classifier.save(temporary)
         scores = {}
         if held_out is not None:
             predicted = diagnostics.predict(classifier, held_out.x).argmax(axis=1)

@@ -5,7 +5,7 @@ from pathlib import Path
 import h5py
 
 from sda.datasets import tables
-from sda.safe_files import check_dataset, find, read_npy, read_npz, read_text, refusal
+from sda.safe_files import check_dataset, find, open_plain, read_npy, read_npz, read_text, refusal
 from sda.training.rows import H5Rows
 
 
@@ -65,6 +65,7 @@ def read(path, name=None):
 
 
 def _read_h5(path, name):
+    open_plain(path).close()  # HDF5 would wait for ever for a FIFO.
     try:
         file = h5py.File(path, "r")
     except FileNotFoundError:

@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 
 from sda.datasets.tables import require
+from sda.safe_files import replacing
 from sda.training.rows import pieces
 
 SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".csv", ".parquet")
@@ -14,7 +15,8 @@ SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".csv", ".parquet")
 def write(path, x, function, width, name):
     """Writes what a function makes of rows, in the format that the suffix of the path says.
 
-    `.npy` and HDF5 files are written a piece at a time, for rows that do not fit in memory.
+    The file appears when it is whole. `.npy` and HDF5 files are written a piece at a time, for rows
+    that do not fit in memory.
 
     Args:
         path: Path of the file; one that is there is replaced.
@@ -30,7 +32,15 @@ def write(path, x, function, width, name):
     path = Path(path)
     suffix = path.suffix.lower()
     shape = (len(x), width)
+    if suffix not in SUFFIXES:
+        raise ValueError(f"Expected `path` to end in {', '.join(SUFFIXES)}. Received: path={path}")
     path.parent.mkdir(parents=True, exist_ok=True)
+    # A file that is there looks whole: so it has to be, also after a kill.
+    with replacing(path) as temporary:
+        _write(temporary, suffix, x, function, shape, name)
+
+
+def _write(path, suffix, x, function, shape, name):
     if suffix == ".npy":
         _fill(np.lib.format.open_memmap(path, "w+", "float32", shape), x, function)
     elif suffix in (".h5", ".hdf5"):
@@ -38,17 +48,15 @@ def write(path, x, function, width, name):
             _fill(file.create_dataset(name, shape, "float32"), x, function)
     elif suffix == ".npz":
         np.savez(path, **{name: _fill(np.empty(shape, "float32"), x, function)})
-    elif suffix in (".csv", ".parquet"):
+    else:
         pandas = require("pandas")
-        columns = [f"{name}{i}" for i in range(1, width + 1)]
+        columns = [f"{name}{i}" for i in range(1, shape[1] + 1)]
         frame = pandas.DataFrame(_fill(np.empty(shape, "float32"), x, function), columns=columns)
         if suffix == ".csv":
             frame.to_csv(path, index=False)
         else:
             require("pyarrow")
             frame.to_parquet(path, engine="pyarrow", index=False)
-    else:
-        raise ValueError(f"Expected `path` to end in {', '.join(SUFFIXES)}. Received: path={path}")
 
 
 def _fill(rows, x, function):

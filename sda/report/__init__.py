@@ -4,16 +4,19 @@ import base64
 import datetime
 import io
 import math
+import os
 import pathlib
 
 import numpy as np
 
 import sda
-from sda import diagnostics, plotting, runs
+from sda import diagnostics, plotting, runs, safe_files
 from sda.report.charts import line_chart
 
 # Bytes that all filters of a page may take; pictures of weights hardly compress.
 FILTER_BYTES = 900_000
+# How a page begins.
+HEAD = b'<!doctype html>\n<html lang="en">\n<head>\n<meta name="generator" content="keras-sda">'
 # Rows shown rebuilt.
 REBUILT = 10
 COLUMNS = {
@@ -90,6 +93,22 @@ def render(folders, title=None, most_rows=2000):
     )
 
 
+def check_target(path):
+    """Raise `ValueError` unless a page may be written to `path`: over a page, but nothing else."""
+    path = pathlib.Path(path)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"Expected `out` to end in .html. Received: {path}")
+    if not os.path.lexists(path):
+        return
+    try:
+        with safe_files.open_plain(path, links=False) as file:
+            found = file.read(len(HEAD))
+    except ValueError:
+        found = None
+    if found != HEAD:
+        raise ValueError(f"Expected `out` to be new, or a report. Received: {path}, something else")
+
+
 def _names(folders):
     """Return the last parts of the paths, as many as it takes to tell them apart."""
     paths = [pathlib.Path(folder).resolve() for folder in folders]
@@ -101,7 +120,7 @@ def _names(folders):
 
 
 def _load_stack(folder):
-    return sda.load(runs.finished(folder, "pretrain").path / "stack.keras")
+    return sda.load(runs.finished(folder, "pretrain").file("stack.keras"))
 
 
 def _run(index, name, phases, stack, most_rows, filter_bytes):
@@ -120,7 +139,8 @@ def _run(index, name, phases, stack, most_rows, filter_bytes):
         train, held_out = runs.read_rows(pretrain.settings)
     # Whatever has become of the data: the rest of the page does without.
     except (OSError, ValueError, ImportError) as error:
-        run["notes"].append(f"The data could not be read: {error}")
+        # Settings may name any file, and a page is for others to see: nothing of it is quoted.
+        run["notes"].append(f"The data could not be read ({type(error).__name__}).")
         rows = None
     else:
         rows = held_out or train
