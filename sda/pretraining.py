@@ -97,6 +97,8 @@ class GreedyPretrainer:
                 "Expected `stack` to be an sda.StackedDenoisingAutoencoder. "
                 f"Received: stack={stack!r}"
             )
+        # Optimizers are made below, and with them tensors.
+        check_process()
         depth = len(stack.autoencoders)
         self.stack = stack
         self.optimizer = [

@@ -233,7 +233,7 @@ def norm_of(stack):
 
 def test_training_brings_mean_activations_to_the_target(plain):
     before = plain.encode(rows()).mean(axis=0)
-    sparse, (history,) = pretrained(sparsity=sda.penalties.KLSparsity(0.1, weight=3.0), epochs=80)
+    sparse, (history,) = pretrained(sparsity=sda.penalties.KLSparsity(0.1, weight=6.0), epochs=80)
     means = sparse.encode(rows()).mean(axis=0)
     assert abs(before - 0.1).mean() > 0.2
     np.testing.assert_allclose(means, 0.1, atol=0.02)
