@@ -17,8 +17,6 @@ ROWS, FEATURES, CLASSES = 22, 4, 3
 USUAL = {"epochs": 2, "batch_size": 8}
 # For runs by hand, of all cases: SDA_PARITY_EXAMPLES=500 pytest tests/test_parity.py
 EXAMPLES = int(os.environ.get("SDA_PARITY_EXAMPLES", 15))
-# The steps that are written out on PyTorch do not scale the loss yet.
-LOSS_SCALES = keras.backend.backend() != "torch"
 
 X = np.random.default_rng(0).random((ROWS, FEATURES), "float32")
 LABELS = np.arange(ROWS) % CLASSES
@@ -79,8 +77,7 @@ def compiled(model, loss="sparse_categorical_crossentropy", optimizer=None, **se
 def cases(table, compiled):
     """Return the names of a table's cases: all, or those of `compiled` where each is compiled."""
     some = keras.backend.backend() != "torch" and "SDA_PARITY_EXAMPLES" not in os.environ
-    known = [case for case in table if LOSS_SCALES or "loss scale" not in case]
-    return [case for case in known if not some or case in compiled]
+    return [case for case in table if not some or case in compiled]
 
 
 # Models
@@ -282,7 +279,7 @@ def trainings(draw):
             {},
             optional={
                 "weight_decay": st.sampled_from([0.01, 0.3]),
-                **({"loss_scale_factor": st.just(16.0)} if LOSS_SCALES else {}),
+                "loss_scale_factor": st.just(16.0),
                 "gradient_accumulation_steps": st.just(2),
                 "ema": st.sampled_from([None, 2]),
             },
@@ -296,7 +293,7 @@ def trainings(draw):
     kind = draw(st.sampled_from(["SGD", "momentum", "nesterov", "Adam", "RMSprop"]))
     if kind in ("momentum", "nesterov"):
         options.update(momentum=0.9, nesterov=kind == "nesterov")
-    scaled = LOSS_SCALES and draw(st.booleans()) and "loss_scale_factor" not in options
+    scaled = draw(st.booleans()) and "loss_scale_factor" not in options
 
     def optimizer():
         maker = getattr(optimizers, kind, optimizers.SGD)
