@@ -328,3 +328,81 @@ def test_what_keras_trains_is_trained_alike(training):
     if rows is not None:
         arguments["validation_data"] = (X[:rows], y[:rows])
     check_fit(make, X, y, 5e-5, **arguments)
+
+
+# What is validated
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"validation_split": 0.3},
+        {"validation_split": 0.3, "class_weight": {0: 0.5, 2: 3.0}},
+        {"validation_split": 0.25, "sample_weight": np.linspace(0, 2, ROWS, dtype="float32")},
+        {"validation_data": (X, LABELS), "validation_freq": 2},
+        {"validation_data": (X, LABELS), "validation_freq": [1, 3], "validation_batch_size": 5},
+    ],
+)
+def test_validation_is_that_of_keras(settings):
+    def make():
+        return compiled(chain(), metrics=["accuracy"])
+
+    check_fit(make, X, LABELS, epochs=3, batch_size=8, **settings)
+
+
+@pytest.mark.parametrize("y", [LABELS[:, None], ONE_HOT])
+def test_classes_have_the_weights_that_they_have_in_keras(y):
+    loss = SPARSE if y.shape[-1] == 1 else "categorical_crossentropy"
+    check_fit(lambda: compiled(chain(), loss), X, y, class_weight={1: 4.0, 0: 0.0}, **USUAL)
+
+
+def depends_on_its_batch(y, p):
+    return keras.ops.max(y) + 0 * keras.ops.sum(p)
+
+
+@pytest.mark.parametrize(
+    ("loss", "settings"),
+    [
+        (keras.losses.MeanSquaredError(reduction="sum"), {}),
+        (lambda y, p: keras.ops.max(keras.ops.abs(y - p)), {}),
+        ("mse", {"metrics": [depends_on_its_batch]}),
+    ],
+)
+def test_a_validation_whose_batches_matter_has_those_of_keras(loss, settings):
+    def make():
+        return compiled(chain(units=1, activation=None), loss, **settings)
+
+    check_fit(make, X, MEANS, validation_data=(X[:11], MEANS[:11]), **USUAL)
+
+
+def test_many_rows_are_validated_as_by_keras():
+    """More than one large batch of them, and the last one is smaller."""
+    many, labels = np.tile(X, (40, 1)), np.tile(LABELS, 40)
+    assert len(many) % 500 != 0
+    assert len(many) > 500
+    check_fit(
+        lambda: compiled(chain(), metrics=["accuracy"]), X, LABELS,
+        validation_data=(many, labels), **USUAL,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"validation_split": 1.0}, "validation_split"),
+        ({"validation_split": 0.999}, "validation_split"),
+        ({"validation_freq": 0, "validation_data": (X, LABELS)}, "validation_freq"),
+        ({"validation_batch_size": 0}, "validation_batch_size"),
+        ({"class_weight": [1, 2]}, "class_weight"),
+        ({"class_weight": {0: float("nan")}}, "class_weight"),
+        ({"class_weight": {0: 1.0}, "sample_weight": np.ones(ROWS)}, "class_weight"),
+    ],
+)
+def test_settings_of_validation_out_of_range_are_refused(settings, word):
+    model = compiled(chain())
+    before = model.get_weights()
+    x, y = (X[:1], LABELS[:1]) if settings.get("validation_split") == 0.999 else (X, LABELS)
+    with pytest.raises(ValueError, match=f"Expected.*`{word}`"):
+        sda.fit(model, x, y, verbose=0, **settings)
+    for some, others in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(some, others)

@@ -18,6 +18,7 @@ from sda.forks import check_process
 from sda.optimizers import exclusions
 from sda.seeding import check_seed, check_shuffle, epoch_order, fresh_seed
 from sda.training import feed
+from sda.training import validation as validating
 from sda.training.feed import host, leaves, map_leaves
 from sda.training.rows import (
     arrays_of_lists,
@@ -105,6 +106,11 @@ def fit(
     seed=None,
     checkpoint_dir=None,
     checkpoint_every=600,
+    *,
+    class_weight=None,
+    validation_split=0.0,
+    validation_batch_size=None,
+    validation_freq=1,
 ):
     """Train a compiled Keras model like `model.fit`, with many steps a dispatch.
 
@@ -152,6 +158,15 @@ def fit(
             generators of Python, NumPy, Keras and the backend are saved and set, too.
         checkpoint_every: Seconds after which there is a checkpoint within an epoch; there is one
             at the end of each epoch anyway.
+        class_weight: Dictionary from class to the weight of its examples in the loss, or None. A
+            class that is not named has the weight 1.
+        validation_split: Float in [0, 1), the share of the rows that is held out for validation:
+            the last ones, before any shuffling. Of arrays, not of datasets; ignored where there is
+            `validation_data`.
+        validation_batch_size: Integer, the examples a step of an evaluation, or None for
+            `batch_size`; then more of them where the results do not depend on it.
+        validation_freq: Integer, the epochs from one evaluation to the next, or a list of the
+            epochs, counted from 1, that end with one.
 
     Returns:
         A `keras.callbacks.History`.
@@ -187,7 +202,17 @@ def fit(
     shuffle = check_shuffle(shuffle)
     check_callbacks(callbacks)
     checkpoint.check_checkpoints(checkpoint_dir, checkpoint_every)
+    validation_split = validating.check_split(validation_split)
+    validation_freq = validating.check_frequency(validation_freq)
+    if validation_batch_size is not None:
+        check_count(validation_batch_size, "validation_batch_size")
     check_process()
+    splits = validation_split > 0 and validation_data is None
+    if is_iterated(x) and (splits or class_weight is not None):
+        raise ValueError(
+            "Expected `validation_split` and `class_weight` to be left out where `x` is a dataset. "
+            f"Received: validation_split={validation_split!r}, class_weight={class_weight!r}"
+        )
     if is_iterated(x) and (y is not None or sample_weight is not None):
         raise ValueError(
             "Expected `y` and `sample_weight` to be None where `x` is a dataset, whose batches "
@@ -198,7 +223,17 @@ def fit(
         if is_iterated(x):
             x, y, sample_weight = (*read_once(x, "x", scratch), None, None)[:3]
         data = _checked_data(model, (x, y, sample_weight), ("x", "y", "sample_weight"))
+        if class_weight is not None:
+            weights = validating.weights_of_classes(class_weight, data[1], data[2])
+            data = (*data[:2], weights)
         validation = _checked_validation(model, validation_data, scratch)
+        if splits:
+            rows = len(leaves(data)[0])
+            first = validating.split_at(rows, validation_split)
+            # Weights of classes are those of training.
+            held = (*data[:2], None) if class_weight is not None else data
+            validation = map_leaves(lambda a: validating.part(a, first, rows), held)
+            data = map_leaves(lambda a: validating.part(a, 0, first), data)
         processes.check_together(
             leaves(data)[0],
             [batch_size],
@@ -214,7 +249,8 @@ def fit(
             trainer = Trainer(model, data, batch_size, steps_per_execution)
             evaluate = None
             if validation is not None:
-                evaluate = Evaluator(model, validation, max(batch_size, 500), trainer.driver)
+                size = validation_batch_size or validating.batch_size_for(model, batch_size)
+                evaluate = Evaluator(model, validation, size, trainer.driver, validation_freq)
             return trainer.fit(
                 epochs, initial_epoch, verbose, callbacks, evaluate, shuffle, seed, checkpoints
             )
@@ -227,6 +263,8 @@ def fit(
             "phase": "fit",
             "data": dict(zip("xyw", map(checkpoint.data_settings, data), strict=True)),
             "validation_data": checkpoint.data_settings(validation),
+            "validation_batch_size": validation_batch_size,
+            "validation_freq": validation_freq,
             "batch_size": batch_size,
             "epochs": epochs,
             "initial_epoch": initial_epoch,
@@ -372,7 +410,7 @@ class Trainer:
         # The last step may have spoilt the weights, after its loss was taken.
         if not _all_finite(model.trainable_variables):
             self._diverged(good, "weights became NaN or infinite", position)
-        if evaluate is not None:
+        if evaluate is not None and validating.is_due(epoch, evaluate.frequency):
             callbacks.on_test_begin()
             scores = evaluate()
             callbacks.on_test_end(scores)
@@ -519,10 +557,12 @@ class Evaluator:
         data: Nested structure of row sources, as the model's `test_step` takes it.
         batch_size: Integer, the examples a step.
         driver: The driver to share, or None for a new one.
+        frequency: After which epochs it is called, as `sda.fit`'s `validation_freq`.
     """
 
-    def __init__(self, model, data, batch_size, driver=None):
+    def __init__(self, model, data, batch_size, driver=None, frequency=1):
         self.model = model
+        self.frequency = frequency
         self.driver = driver or driver_for(model, data)
         self.feed = feed_for(self.driver, data)
         rows = len(leaves(data)[0])
