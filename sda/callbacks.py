@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from sda.checks import check_number
+from sda.corruption import Corruption
 
 
 class GeometricPatience(keras.callbacks.Callback):
@@ -97,3 +98,51 @@ class GeometricPatience(keras.callbacks.Callback):
                 else f"Best {self.monitor} in epoch {self.best_epoch + 1}."
             )
             print(f"Epoch {self.stopped_epoch + 1}: out of patience. {best}")
+
+
+class CorruptionSchedule(keras.callbacks.Callback):
+    """Sets the level of a noise at the begin of each epoch, as `LearningRateScheduler` the rate.
+
+    Curricula from much noise to little are those of Geras and Sutton, "Scheduled denoising
+    autoencoders", ICLR 2015. It acts under `sda.fit` and `sda.GreedyPretrainer`. A run that resumes
+    has the level of its epoch. Validation under noise keeps the level that training began with.
+
+    Args:
+        layer: A `sda.DenoisingAutoencoder`, whose noise is meant, or a `sda.Corruption`.
+        schedule: Function from the number of the epoch, counted from 0, to the level: a rate, a
+            standard deviation, or a list where the noise has one.
+
+    Raises:
+        ValueError: If `layer` has no noise with a level, `schedule` is no function, or what it
+            returns is out of the level's range.
+
+    Example:
+
+    >>> stack = sda.StackedDenoisingAutoencoder([20, 10], corruption=0.5, seed=1)
+    >>> def schedules(k):
+    ...     layer = stack.autoencoders[k]
+    ...     return [sda.callbacks.CorruptionSchedule(layer, lambda epoch: 0.5 / (1 + epoch))]
+    >>> pretrainer = sda.GreedyPretrainer(stack, epochs=2, callbacks=schedules, seed=1)
+    >>> histories = pretrainer.fit(np.random.rand(40, 30), verbose=0)
+    >>> stack.autoencoders[0].corruption.level
+    0.25
+    """
+
+    def __init__(self, layer, schedule):
+        super().__init__()
+        noise = getattr(layer, "corruption", layer)
+        if not isinstance(noise, Corruption) or noise.level is None:
+            raise ValueError(
+                "Expected `layer` to be an sda.DenoisingAutoencoder or an sda.Corruption whose "
+                f"noise has a level. Received: layer={layer!r}"
+            )
+        if not callable(schedule):
+            raise ValueError(
+                "Expected `schedule` to be a function from the epoch to a level. "
+                f"Received: schedule={schedule!r}"
+            )
+        self.schedule = schedule
+        self._noise = noise
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._noise.level = self.schedule(epoch)

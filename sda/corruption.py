@@ -62,6 +62,22 @@ class Corruption(keras.layers.Layer):
         """
         raise NotImplementedError(f"{type(self).__name__} must implement `corrupt(x)`.")
 
+    @property
+    def level(self):
+        """How strong the noise is: its rate or standard deviation; None for a noise without one.
+
+        A new level, of the form of the old one, acts from the next epoch of `sda.fit` and
+        `sda.GreedyPretrainer` on. `Model.fit` compiles the old one into its steps.
+        """
+        return None
+
+    @level.setter
+    def level(self, level):
+        raise ValueError(
+            f"Expected a noise that has a level. Received: {type(self).__name__}, for the "
+            f"level {level!r}"
+        )
+
     def call(self, x, training=None):
         if not self.keeps_integers and not keras.backend.is_float_dtype(x.dtype):
             x = ops.cast(x, self.compute_dtype)
@@ -110,6 +126,20 @@ class SelectiveNoise(Corruption):
         super().__init__(seed=seed, **kwargs)
         self.groups = _groups(groups)
         self.rate = _rates(rate, self.groups)
+
+    @property
+    def level(self):
+        return self.rate
+
+    @level.setter
+    def level(self, level):
+        rate = _rates(level, self.groups)
+        if isinstance(rate, list) and isinstance(self.rate, list) and len(rate) != len(self.rate):
+            raise ValueError(
+                f"Expected `level` to be a number or a list of {len(self.rate)}. "
+                f"Received: level={level!r}"
+            )
+        self.rate = rate
 
     def build(self, input_shape):
         self._check_width(input_shape)
@@ -284,8 +314,16 @@ class GaussianNoise(Corruption):
 
     def __init__(self, stddev, seed=None, **kwargs):
         super().__init__(seed=seed, **kwargs)
+        self.level = stddev
+
+    @property
+    def level(self):
+        return self.stddev
+
+    @level.setter
+    def level(self, level):
         self.stddev = check_number(
-            stddev, "stddev", "finite and at least 0", lambda s: np.isfinite(s) and s >= 0
+            level, "stddev", "finite and at least 0", lambda s: np.isfinite(s) and s >= 0
         )
 
     def corrupt(self, x):
@@ -340,6 +378,29 @@ class ComposedNoise(Corruption):
     @property
     def keeps_integers(self):
         return all(noise.keeps_integers for noise in self.noises)
+
+    @property
+    def level(self):
+        return [noise.level for noise in self.noises]
+
+    @level.setter
+    def level(self, level):
+        if not isinstance(level, (list, tuple)) or len(level) != len(self.noises):
+            raise ValueError(
+                f"Expected `level` to be a list of {len(self.noises)}, one per noise. "
+                f"Received: level={level!r}"
+            )
+        before = self.level
+        try:
+            for noise, of_noise in zip(self.noises, level, strict=True):
+                # What has no level keeps none.
+                if not (noise.level is None and of_noise is None):
+                    noise.level = of_noise
+        except ValueError:
+            for noise, of_noise in zip(self.noises, before, strict=True):
+                if of_noise is not None:
+                    noise.level = of_noise
+            raise
 
     def build(self, input_shape):
         for noise in self.noises:

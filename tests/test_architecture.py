@@ -69,6 +69,7 @@ MAY_KNOW = {
     "training.feed": {"training.ahead", "training.rows"},
     "training.fit": {
         "checkpoint",
+        "corruption",
         "training",
         "training.feed",
         "training.rows",

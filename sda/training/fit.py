@@ -13,6 +13,7 @@ from keras import ops, tree
 
 from sda import checkpoint, processes
 from sda.checks import check_count
+from sda.corruption import Corruption
 from sda.devices import accelerators
 from sda.forks import check_process
 from sda.optimizers import exclusions
@@ -315,6 +316,8 @@ class Trainer:
         self.rows = len(leaves(data)[0])
         self.batch_size = min(batch_size, self.rows)
         self.driver = driver_for(model, data)
+        # A step that was compiled keeps the levels of its noises.
+        self.drivers = {_levels(model): self.driver}
         self.feed = feed_for(self.driver, data)
         self.steps = math.ceil(self.rows / self.batch_size)
         if steps_per_execution is None and model.steps_per_execution > 1:
@@ -388,6 +391,10 @@ class Trainer:
         if position.step == 0:
             model.reset_metrics()
             callbacks.on_epoch_begin(epoch)
+        levels = _levels(model)
+        if levels not in self.drivers:
+            self.drivers[levels] = type(self.driver)(model)
+        self.driver = self.drivers[levels]
         good = self._good_state()
         order = epoch_order(shuffle, seed, epoch, self.rows)
         matrices = (batches for _, batches in self._dispatches(order, position.step))
@@ -656,7 +663,14 @@ def _made_for(model, data):
     """Return what a driver is made for: objects, and words for what is no object."""
     words = [str(model.run_eagerly), str(model.jit_compile), keras.config.floatx()]
     words += [f"{host(a[:1]).dtype} {a.shape[1:]}" for a in leaves(data)]
+    words.append(_levels(model))
     return [*words, model.optimizer, *model.metrics, *model.trainable_variables]
+
+
+def _levels(model):
+    """Return the levels of all noises in a model, in words."""
+    layers = model._flatten_layers()
+    return str([layer.level for layer in layers if isinstance(layer, Corruption)])
 
 
 class _Kept:
