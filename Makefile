@@ -18,11 +18,12 @@ test: test-tensorflow
 test-all: test-tensorflow test-jax test-torch
 
 test-tensorflow: $(VENV)/.test
-	KERAS_BACKEND=tensorflow $(RUN) -m pytest
+	KERAS_BACKEND=tensorflow $(RUN) -m pytest -m "not slow"
 
 test-jax: $(VENV)/.test $(VENV)/.jax
-	KERAS_BACKEND=jax $(RUN) -m pytest
+	KERAS_BACKEND=jax $(RUN) -m pytest -m "not slow"
 
+# All tests, the slow ones too: PyTorch need not compile.
 # Two test processes on one core each would only spin: PyTorch's threads wait busily for each other.
 test-torch: $(VENV)/.test $(VENV)/.torch
 	KERAS_BACKEND=torch OMP_NUM_THREADS=1 $(RUN) -m pytest

@@ -24,6 +24,7 @@ def digits():
     return load_digits(quick=True, seed=1)[1:]
 
 
+@pytest.mark.slow
 def test_a_quick_run_measures_every_contestant(tmp_path):
     benchmark.main(["--quick", "--backends", BACKEND, "--out", str(tmp_path)])
     results = json.loads((tmp_path / "results.json").read_text())

@@ -649,6 +649,7 @@ def test_other_data_or_settings_of_pretraining_are_named(tmp_path):
     assert files(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_a_run_and_space_lets_it_go_on(tmp_path, monkeypatch):
     expected = classifier()
     with monkeypatch.context() as patch:
@@ -937,6 +938,7 @@ def test_a_fork_of_a_process_that_has_computed_is_refused():
 KILLS = 30 if BACKEND == "tensorflow" else 5
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs a fork server")
 def test_a_schedule_that_is_killed_again_and_again_ends_as_if_it_never_was(tmp_path):
     # A server that has imported everything and computed nothing forks a process for each attempt.

@@ -254,6 +254,7 @@ def run(module, *arguments):
     return folder, found, (folder / "results.md").read_text()
 
 
+@pytest.mark.slow
 def test_sda_tutorial():
     folder, found, text = run(sda_tutorial)
     assert [part["settings"]["arm"] for part in found] == ["pretrained", "random"]
@@ -274,6 +275,7 @@ def test_the_tutorials_presets_take_the_same_steps():
     assert fast[1].rate / fast[1].batch_size == finetuning.rate / 2
 
 
+@pytest.mark.slow
 def test_da_tutorial():
     folder, found, text = run(da_tutorial)
     assert [part["settings"]["recipe"]["corruption"] for part in found] == [0.0, 0.3]
@@ -283,6 +285,7 @@ def test_da_tutorial():
         assert (folder / f"{name}.png").read_bytes().startswith(PNG)
 
 
+@pytest.mark.slow
 def test_samples():
     folder, found, text = run(samples)
     assert [part["settings"]["recipe"]["corruption"] for part in found] == list(samples.LEVELS)
@@ -292,6 +295,7 @@ def test_samples():
         assert (folder / samples.picture(level)).read_bytes().startswith(PNG)
 
 
+@pytest.mark.slow
 def test_corruption_levels():
     folder, found, text = run(corruption_levels)
     assert list(map(corruption_levels.level_of, found)) == list(corruption_levels.QUICK_LEVELS)
@@ -321,6 +325,7 @@ def test_repair_errors_are_squared_errors_an_image():
     assert masked == pytest.approx(np.sum((blank - x) ** 2) / 20, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_few_labels():
     folder, found, text = run(few_labels)
     assert {part["seed"] for part in found} == {2, 3}
@@ -370,6 +375,7 @@ def test_labelled_sets_are_balanced_and_drawn_anew():
     assert set(rows) != set(few_labels.labelled_rows(y, 100, seed=2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "score"), [([], "test"), (["--select"], "validation")])
 def test_all_labels(arguments, score):
     folder, found, text = run(all_labels, *arguments)
@@ -422,6 +428,7 @@ def test_one_gpu_needs_jax(capsys):
     assert "needs the backend jax" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_precision():
     _, found, text = run(precision)
     assert [part["settings"]["policy"] for part in found] == [*precision.POLICIES] * 3

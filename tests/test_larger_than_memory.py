@@ -14,6 +14,8 @@ pytest.importorskip("resource")
 from experiments import larger_than_memory as larger
 from experiments import parts
 
+pytestmark = pytest.mark.slow
+
 SIZES = dataclasses.replace(
     larger.QUICK, rows=1500, rows_in_ram=300, rows_a_source=1200, units=5, legs=3,
     seconds_between_legs=-1, resident_bytes=2**20,

@@ -10,6 +10,8 @@ from experiments import larochelle2007, recipes, selection
 from experiments.networks import network
 from sda.datasets import larochelle2007 as problems
 
+pytestmark = pytest.mark.slow
+
 svm = pytest.importorskip("sklearn.svm", reason="needs scikit-learn")
 pytest.importorskip("matplotlib", reason="needs matplotlib")
 

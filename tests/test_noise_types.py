@@ -9,6 +9,8 @@ from experiments import larochelle2007, noise_types, recipes
 from sda.datasets import larochelle2007 as problems
 from sda.datasets.natural_images import natural_images
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("skimage", reason="needs scikit-image, which ships the images")
 pytest.importorskip("sklearn", reason="needs scikit-learn, which ships the images")
 

@@ -93,6 +93,7 @@ def plain(histories):
 # At every write
 
 
+@pytest.mark.slow
 def test_a_fit_that_ends_after_any_write_goes_on(tmp_path, stop_after):
     def run(folder):
         model = classifier()
@@ -116,6 +117,7 @@ def test_a_fit_that_ends_after_any_write_goes_on(tmp_path, stop_after):
     assert n - 1 == 8  # the begin, two dispatches and the end of two epochs, and the run's end
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", [False, True])
 def test_a_schedule_that_ends_after_any_write_goes_on(tmp_path, stop_after, store):
     def run(folder):

@@ -10,6 +10,8 @@ pytest.importorskip("mlxtend", reason="needs mlxtend, which ships a table")
 
 from experiments import parts, tables
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):
