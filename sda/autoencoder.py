@@ -162,6 +162,31 @@ class DenoisingAutoencoder(keras.layers.Layer):
         named += [layer.activation for layer in self.code_layers if hasattr(layer, "activation")]
         return next((a for a in reversed(named) if a is not keras.activations.linear), named[0])
 
+    @property
+    def kernel(self):
+        """The W that `encoder` computes with, a tensor or a variable.
+
+        Under LoRA it holds what was adapted, and after `quantize("int8")` it is scaled back.
+
+        Raises:
+            ValueError: If the encoder is quantized in another way.
+        """
+        encoder = self.encoder
+        if encoder.quantization_mode is None:
+            return encoder.kernel
+        if encoder.quantization_mode != "int8":
+            raise ValueError(
+                'Expected the encoder of a dA to be of floats, or quantized to "int8". Received: '
+                f"quantization_mode={encoder.quantization_mode!r}"
+            )
+        # `encoder.kernel` adds what was adapted to the integers; the layer scales these first.
+        kernel = ops.cast(ops.convert_to_tensor(encoder._kernel), self.compute_dtype)
+        kernel = ops.divide(kernel, encoder.kernel_scale)
+        if not encoder.lora_enabled:
+            return kernel
+        adapted = ops.matmul(encoder.lora_kernel_a, encoder.lora_kernel_b)
+        return kernel + ops.cast(encoder.lora_alpha / encoder.lora_rank * adapted, kernel.dtype)
+
     def build(self, input_shape):
         check_process()
         visible = input_shape[-1]
@@ -268,7 +293,7 @@ class DenoisingAutoencoder(keras.layers.Layer):
             examples = ops.cast(ops.shape(codes)[0], "float32")
             found["sparsity"] = self.sparsity(codes) / examples
         if self.contraction:
-            norm = penalties.contraction(codes, self.activation, self.encoder.kernel)
+            norm = penalties.contraction(codes, self.activation, self.kernel)
             found["contraction"] = self.contraction * norm
         return found
 
@@ -282,7 +307,7 @@ class DenoisingAutoencoder(keras.layers.Layer):
         Returns:
             Tensor of shape `(batch, ..., visible)`.
         """
-        kernel = ops.transpose(self.encoder.kernel) if self.tied else self.decoder_kernel
+        kernel = ops.transpose(self.kernel) if self.tied else self.decoder_kernel
         a = ops.matmul(ops.cast(codes, self.compute_dtype), kernel) + self.visible_bias
         return a if logits else self.decoder_activation(a)
 

@@ -96,7 +96,7 @@ def unrolled(input_shape, encoders, autoencoders, copy, missing=None, name="unro
     model = keras.Sequential([*layers, *decoders], name=name)
     for decoder, autoencoder in zip(decoders, reversed(autoencoders), strict=True):
         tied = autoencoder.tied
-        kernel = ops.transpose(autoencoder.encoder.kernel) if tied else autoencoder.decoder_kernel
+        kernel = ops.transpose(autoencoder.kernel) if tied else autoencoder.decoder_kernel
         # On JAX a plain assignment would share the buffer, which `Model.fit` deletes.
         decoder.kernel.assign(ops.copy(kernel))
         decoder.bias.assign(ops.copy(autoencoder.visible_bias))

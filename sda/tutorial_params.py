@@ -102,6 +102,14 @@ def _no_numbers(i, received):
 
 def _check_model(model):
     """Raise `ValueError` unless the tutorial has such a model."""
+    for layer in model._flatten_layers() if isinstance(model, keras.layers.Layer) else ():
+        if isinstance(layer, keras.layers.Dense) and (
+            layer.quantization_mode or layer.lora_enabled
+        ):
+            raise ValueError(
+                "Expected `model` to have plain weights: merge those of LoRA, and take the model "
+                f"from before it was quantized. Received: model={model!r} with layer={layer!r}"
+            )
     if isinstance(model, StackedDenoisingAutoencoder):
         known = all(autoencoder.tied for autoencoder in model.autoencoders)
     elif isinstance(model, DenoisingAutoencoder):

@@ -119,3 +119,53 @@ def test_copies_keep_an_activation_that_is_registered_nowhere(x, method):
     before = own.predict(x, verbose=0)
     stack.autoencoders[0].encoder.kernel.assign(np.zeros((12, 8)))
     np.testing.assert_array_equal(own.predict(x, verbose=0), before)
+
+
+# Kernels in force
+
+
+def adapt(dense):
+    dense.enable_lora(2)
+    generator = np.random.default_rng(5)
+    for variable in (dense.lora_kernel_a, dense.lora_kernel_b):
+        variable.assign(generator.normal(size=variable.shape))
+
+
+CHANGED = {
+    "quantized": [lambda dense: dense.quantize("int8")],
+    "adapted": [adapt],
+    "adapted, then quantized": [adapt, lambda dense: dense.quantize("int8")],
+}
+
+
+@pytest.mark.parametrize("changes", CHANGED)
+def test_a_tied_decoder_has_the_kernel_that_its_encoder_computes_with(changes):
+    stack = sda.StackedDenoisingAutoencoder([5, 4], corruption=0.0, activation="linear", seed=1)
+    stack.build((None, 6))
+    for change in CHANGED[changes]:
+        change(stack.autoencoders[0].encoder)
+    dA = stack.autoencoders[0]
+    x = np.random.default_rng(2).random((7, 6), "float32")
+    # A row of the identity is quantized without a loss: the layer says its kernel itself.
+    bias = keras.ops.convert_to_numpy(dA.encoder.bias)
+    kernel = keras.ops.convert_to_numpy(dA.encoder(np.eye(6, dtype="float32"))) - bias
+    codes = stack.encode(x, layer=0)
+    z = codes @ kernel.T + keras.ops.convert_to_numpy(dA.visible_bias)
+    np.testing.assert_allclose(stack.reconstruct(x, layer=0), 1 / (1 + np.exp(-z)), atol=1e-5)
+    decoders = stack.unrolled(copy=False).layers[-1]
+    np.testing.assert_allclose(decoders.get_weights()[0], kernel.T, atol=1e-5)
+    with pytest.raises(ValueError, match="Expected `model` to have plain weights"):
+        sda.tutorial_params.of(stack)
+    before = stack.get_weights()
+    with pytest.raises(ValueError, match="Expected `model` to have plain weights"):
+        sda.tutorial_params.assign(stack, [np.ones((6, 5))])
+    for some, others in zip(before, stack.get_weights(), strict=True):
+        np.testing.assert_array_equal(some, others)
+
+
+def test_a_kernel_of_four_bits_is_refused():
+    dA = sda.DenoisingAutoencoder(4, seed=1)
+    dA.build((None, 6))
+    dA.encoder.quantize("int4")
+    with pytest.raises(ValueError, match='quantized to "int8"'):
+        dA.decode(np.ones((2, 4), "float32"))
