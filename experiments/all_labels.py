@@ -134,12 +134,15 @@ def main(arguments=None):
     parser = parts.Parser(NAME, __doc__)
     parser.add_argument("--select", action="store_true", help="train on 50,000, score 10,000")
     parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--noise", type=float, default=FINETUNING.noise, help="when fine-tuning")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     a = parser.parse_args(arguments)
     out = a.out / "selection" if a.select else a.out
     seeds = range(a.seed, a.seed + (1 if a.quick else a.seeds))
+    pretraining, finetuning = QUICK if a.quick else (PRETRAINING, FINETUNING)
+    finetuning = dataclasses.replace(finetuning, noise=a.noise)
     parts.complete(
-        plan(QUICK if a.quick else (PRETRAINING, FINETUNING), seeds, a.select),
+        plan((pretraining, finetuning), seeds, a.select),
         compute(recipes.digits(a.quick)),
         report,
         out,
