@@ -7,6 +7,8 @@ on 50,000 digits and scores the other 10,000: what settings are chosen by.
 """
 
 import dataclasses
+import pathlib
+import shutil
 
 import numpy as np
 
@@ -15,6 +17,8 @@ from experiments import parts, recipes
 from experiments.recipes import Finetuning, Pretraining
 
 NAME = "all_labels"
+# From which a fine-tuning of half an hour goes on when it was cut off.
+CHECKPOINTS = pathlib.Path("runs/all_labels")
 PRETRAINING = Pretraining(
     corruption=0.25,
     activation="relu",
@@ -76,6 +80,8 @@ def compute(data, verbose=2):
         known, scored = (train, valid) if select else (everything, test)
         recipe = recipes.Pretraining(**pretraining)
         result = {}
+        settings = [arm, seed, select, pretraining, finetuning, recipes.matmul_precision()]
+        key = recipes.cache_key(settings)
         if arm == "pretrained":
             stack, outcome = recipes.pretrained(recipe, known[0], seed, verbose=verbose)
             result["pretraining_seconds"] = outcome["seconds"]
@@ -83,7 +89,9 @@ def compute(data, verbose=2):
             stack = recipes.untrained(recipe, known[0].shape[1], seed)
         recipe = recipes.Finetuning(**finetuning)
         model = stack.classifier(10, dropout=recipe.dropout, noise=recipe.noise)
-        history = recipes.finetune(model, recipe, known, seed=seed, verbose=verbose)
+        history = recipes.finetune(
+            model, recipe, known, seed=seed, verbose=verbose, checkpoint_dir=CHECKPOINTS / key
+        )
         return {
             **result,
             "validation_error" if select else "test_error": recipes.error(model, *scored),
@@ -137,6 +145,8 @@ def main(arguments=None):
     parser.add_argument("--noise", type=float, default=FINETUNING.noise, help="when fine-tuning")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     a = parser.parse_args(arguments)
+    if a.fresh:
+        shutil.rmtree(CHECKPOINTS, ignore_errors=True)
     out = a.out / "selection" if a.select else a.out
     seeds = range(a.seed, a.seed + (1 if a.quick else a.seeds))
     pretraining, finetuning = QUICK if a.quick else (PRETRAINING, FINETUNING)

@@ -125,7 +125,7 @@ def cache_key(settings):
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def finetune(model, recipe, train, validation=None, seed=None, verbose=2):
+def finetune(model, recipe, train, validation=None, seed=None, verbose=2, checkpoint_dir=None):
     """Compile and train a classifier by a `Finetuning` recipe; return its History.
 
     Args:
@@ -135,6 +135,7 @@ def finetune(model, recipe, train, validation=None, seed=None, verbose=2):
         validation: (x, y), or None: then `recipe.patience` must be None too.
         seed: Integer, for the order.
         verbose: As in `sda.fit`.
+        checkpoint_dir: As in `sda.fit`, for long runs that may be cut off.
     """
     x, y, *weight = train
     rate = recipe.rate
@@ -165,6 +166,7 @@ def finetune(model, recipe, train, validation=None, seed=None, verbose=2):
         callbacks=callbacks,
         seed=seed,
         verbose=verbose,
+        checkpoint_dir=checkpoint_dir,
     )
 
 
