@@ -320,14 +320,14 @@ def denoised(stack, x, layer=-1, seed=0):
         seed: Integer, of the noise.
 
     Returns:
-        Three arrays of shape `(n, features)`. Under noise, what is missing is what the network sees
-        in its place.
+        Three arrays of shape `(n, features)`, in the units after the stack's preprocessing, which
+        are those of the noise. Under noise, what is missing is what the network sees in its place.
     """
     first = stack.autoencoders[0]
     noise = first.corruption.copy(seed)
-    x = on_arrays(lambda rows: rows)(as_rows(x)[:])
+    x = on_arrays(stack.prepare)(as_rows(x)[:])
     corrupted = on_arrays(lambda rows: first.corrupt(rows, noise)[0])(x)
-    return x, corrupted, stack.reconstruct(corrupted, layer)
+    return x, corrupted, on_arrays(lambda rows: stack.rebuilt(rows, layer))(corrupted)
 
 
 def predict(model, x):

@@ -8,7 +8,6 @@ import warnings
 
 import keras
 
-from sda.checks import check_flag
 from sda.stack import StackedDenoisingAutoencoder
 
 # What Keras needs to write a format, by the backend in use.
@@ -21,8 +20,10 @@ NEEDS = {
 }
 
 
-def export(model, path, pixels=False):
+def export(model, path):
     """Write what a model computes in inference, without corruption, dropout and Python.
+
+    The stack's `preprocessing` is part of it: what is exported takes the rows that training took.
 
     The input is called `input`, the output `output`; the number of examples is free.
 
@@ -32,8 +33,6 @@ def export(model, path, pixels=False):
             classifier.
         path: Path of an `.onnx` file, which is overwritten if it exists, or of a folder for a
             TensorFlow SavedModel, whose name has no suffix.
-        pixels: Whether what is exported takes pixels, integers of dtype uint8, and scales them to
-            [0, 1], as `sda.fit` does.
 
     Raises:
         ValueError: If `model` is not built, or `path` or the precision does not suit the format, or
@@ -59,7 +58,6 @@ def export(model, path, pixels=False):
             f"Expected `path` to be that of a new folder. Received: path={str(path)!r}, which is "
             "there already"
         )
-    check_flag(pixels, "pixels")
     if isinstance(model, StackedDenoisingAutoencoder):
         model = model.encoder()
     if not isinstance(model, keras.Model) or len(getattr(model, "inputs", None) or ()) != 1:
@@ -74,7 +72,7 @@ def export(model, path, pixels=False):
             f"{sorted({la.compute_dtype for la in model._flatten_layers()})}; give its weights "
             "(`get_weights`) to one that was made without a dtype policy"
         )
-    serving = _named(model, pixels)
+    serving = _named(model)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
         written = pathlib.Path(folder) / path.name
         with warnings.catch_warnings():
@@ -104,18 +102,17 @@ def _check_backend(kind):
             )
 
 
-def _named(model, pixels):
+def _named(model):
     """Return the model with an input and an output of known names."""
-    dtype = "uint8" if pixels else model.inputs[0].dtype
-    inputs = keras.Input(model.inputs[0].shape[1:], dtype=dtype, name="input")
-    outputs = model(keras.layers.Rescaling(1 / 255)(inputs) if pixels else inputs)
+    inputs = keras.Input(model.inputs[0].shape[1:], dtype=model.inputs[0].dtype, name="input")
+    outputs = model(inputs)
     if keras.tree.is_nested(outputs):
         raise ValueError(
             f"Expected `model` to have one output. Received: {len(keras.tree.flatten(outputs))}"
         )
     serving = keras.Model(inputs, {"output": outputs})
     # Keras exports to ONNX only what was called.
-    serving(keras.ops.zeros((1, *inputs.shape[1:]), dtype))
+    serving(keras.ops.zeros((1, *inputs.shape[1:]), inputs.dtype))
     return serving
 
 

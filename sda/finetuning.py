@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from sda import preprocessing as before
 from sda.checks import check_number
 from sda.seeding import stream
 
@@ -21,6 +22,7 @@ OBJECTS = {
 
 def supervised(
     input_shape,
+    preprocessing,
     encoders,
     units,
     activation,
@@ -38,6 +40,7 @@ def supervised(
 
     Args:
         input_shape: Shape of one example.
+        preprocessing: List of the built layers before the first encoder.
         encoders: List with one entry a hidden layer: the list of the layers that compute its code.
         units: Integer, the number of outputs.
         activation: Activation of the output layer.
@@ -45,8 +48,9 @@ def supervised(
         copy: Whether the model gets encoders of its own instead of the given ones.
         seed: Integer or None, for the dropout masks and the noise.
         name: Name of the model.
-        missing: What stands for NaN in the input: a number, a list with one a feature, or None.
-        noise: Standard deviation of Gaussian noise on the input.
+        missing: What stands for NaN after the preprocessing: a number, a list with one a feature,
+            or None.
+        noise: Standard deviation of Gaussian noise on the input of the first encoder.
         dtype: The dtype policy of the model, from which `compile` knows whether to scale the loss.
             Each layer has its own.
     """
@@ -54,7 +58,7 @@ def supervised(
     output = keras.layers.Dense(
         units, activation=activation, kernel_initializer="zeros", name="output"
     )
-    layers = [keras.Input(input_shape), *_fill(input_shape, missing)]
+    layers = _prepared(input_shape, preprocessing, copy, missing)
     if noise > 0:
         layers.append(keras.layers.GaussianNoise(noise, seed=stream(seed, "dropout", len(dropout))))
     layers += _dropout(dropout[0], stream(seed, "dropout", 0))
@@ -67,21 +71,25 @@ def supervised(
     return model
 
 
-def encoder(input_shape, encoders, copy, missing=None, name="encoder"):
+def encoder(input_shape, preprocessing, encoders, copy, missing=None, name="encoder"):
     """Return a `keras.Sequential` of the encoders alone; arguments as in `supervised`."""
-    layers = [keras.Input(input_shape), *_fill(input_shape, missing)]
+    layers = _prepared(input_shape, preprocessing, copy, missing)
     layers += [_copy(layer) if copy else layer for encoder in encoders for layer in encoder]
     return keras.Sequential(layers, name=name)
 
 
-def unrolled(input_shape, encoders, autoencoders, copy, missing=None, name="unrolled"):
+def unrolled(
+    input_shape, preprocessing, encoders, autoencoders, copy, missing=None, name="unrolled"
+):
     """Return the deep autoencoder: all encoders, then the decoders in reverse order.
+
+    At its end what the preprocessing did is undone, where it can be.
 
     A stock `Dense` cannot decode with another layer's kernel transposed, so the decoders are layers
     of their own that start from the stack's weights and are untied from there on (Hinton and
     Salakhutdinov, Science 313 (2006)).
     """
-    layers = [keras.Input(input_shape), *_fill(input_shape, missing)]
+    layers = _prepared(input_shape, preprocessing, copy, missing)
     for encoder in encoders:
         layers += [_copy(layer) for layer in encoder] if copy else encoder
     decoders = [
@@ -93,7 +101,8 @@ def unrolled(input_shape, encoders, autoencoders, copy, missing=None, name="unro
         )
         for autoencoder in reversed(autoencoders)
     ]
-    model = keras.Sequential([*layers, *decoders], name=name)
+    back = before.inverse(preprocessing, input_shape) or []
+    model = keras.Sequential([*layers, *decoders, *back], name=name)
     for decoder, autoencoder in zip(decoders, reversed(autoencoders), strict=True):
         tied = autoencoder.tied
         kernel = ops.transpose(autoencoder.kernel) if tied else autoencoder.decoder_kernel
@@ -101,6 +110,13 @@ def unrolled(input_shape, encoders, autoencoders, copy, missing=None, name="unro
         decoder.kernel.assign(ops.copy(kernel))
         decoder.bias.assign(ops.copy(autoencoder.visible_bias))
     return model
+
+
+def _prepared(input_shape, preprocessing, copy, missing):
+    """Return the layers from the input to what the first encoder, noise and dropout act on."""
+    shape = before.build(preprocessing, (None, *input_shape))[1:]
+    layers = [_copy(layer) for layer in preprocessing] if copy else preprocessing
+    return [keras.Input(input_shape), *layers, *_fill(shape, missing)]
 
 
 def _fill(input_shape, missing):
@@ -129,7 +145,13 @@ def _copy(layer):
         # As they are: a config names a function, and only registered names lead back to one.
         config[setting] = getattr(layer, setting)
     copy = type(layer).from_config(config)
-    if layer.weights:
+    if layer.weights and not isinstance(layer, keras.layers.Dense):
+        # Of a Normalization, which works with more than its variables.
+        copy.build_from_config(layer.get_build_config())
+        values = {}
+        layer.save_own_variables(values)
+        copy.load_own_variables(values)
+    elif layer.weights:
         copy.build((None, layer.kernel.shape[0]))
         copy.set_weights(layer.get_weights())
     return copy

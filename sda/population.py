@@ -5,6 +5,7 @@ import importlib
 import keras
 import numpy as np
 
+from sda import preprocessing
 from sda.codes import encode_rows
 from sda.forks import check_process
 from sda.pretraining import GreedyPretrainer
@@ -78,8 +79,6 @@ def _together(pretrainers, rows, shuffle, verbose):
     results = [[] for _ in pretrainers]
     seeds = [fresh_seed() if p.seed is None else p.seed for p in pretrainers]
     data = [rows] * len(pretrainers)
-    if pretrainers[0].stack.input_layers:
-        data = [_codes(p.stack.prepare, rows) for p in pretrainers]
     alive = list(range(len(pretrainers)))
     for k in range(len(pretrainers[0].stack.autoencoders)):
         members = [
@@ -99,7 +98,7 @@ def _together(pretrainers, rows, shuffle, verbose):
         if not alive or k + 1 == len(pretrainers[0].stack.autoencoders):
             return results
         for i in alive:
-            data[i] = _codes(pretrainers[i].stack.autoencoders[k].encode, data[i])
+            data[i] = _codes(pretrainers[i].stack.lift(k), data[i])
     return results
 
 
@@ -217,7 +216,8 @@ def _shared_settings(pretrainer):
         "optimizer": [_without(o, "learning_rate") for o in pretrainer.optimizer],
         "loss": [_without(loss) for loss in pretrainer.loss],
         "autoencoders": [_without(a, *LEVELS) for a in stack.autoencoders],
-        "input_layers": [_without(layer) for layer in stack.input_layers],
+        "preprocessing": [_without(layer) for layer in stack.preprocessing],
+        "preprocessing weights": preprocessing.digest(stack.preprocessing),
         "shape": getattr(stack, "example_shape", None) if stack.built else None,
     }
 

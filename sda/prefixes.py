@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from sda import checkpoint
+from sda import checkpoint, preprocessing
 from sda.checks import check_count
 
 SUFFIX = ".layer"
@@ -215,7 +215,8 @@ def ground(stack, rows, validation):
     return {
         "data": checkpoint.data_settings(rows),
         "validation_data": checkpoint.data_settings(validation),
-        "input_layers": [_settings(layer, "stack") for layer in stack.input_layers],
+        "preprocessing": [_settings(layer, "stack") for layer in stack.preprocessing],
+        "preprocessing weights": preprocessing.digest(stack.preprocessing),
         "versions": checkpoint.versions(),
         "floatx": keras.config.floatx(),
         # Its kind: "cuda:1" computes what "cuda:0" does.

@@ -11,6 +11,7 @@ from keras import ops
 
 from sda import checkpoint, losses, processes, replicas
 from sda import codes as code_places
+from sda import preprocessing as before
 from sda.autoencoder import UNIT_INTERVAL, DenoisingAutoencoder
 from sda.checks import check_count, look_up
 from sda.forks import check_process
@@ -150,9 +151,9 @@ class GreedyPretrainer:
             x: Unlabelled examples of shape `(n, ...)`: NumPy array, `np.memmap`, `h5py.Dataset` of
                 an open file, what `sda.datasets.read` returns, `tf.data.Dataset` or
                 `keras.utils.PyDataset` (these two are read once, to a file for temporary use if
-                they are large; of `(x, y)` batches, x is kept). Values of dtype uint8 are pixels
-                and scaled to [0, 1]. More than 1 GiB of them stay where they are, and are read in
-                pieces, each while the one before it is trained on.
+                they are large; of `(x, y)` batches, x is kept). They go through the stack's
+                `preprocessing` in every step: uint8 rows stay uint8. More than 1 GiB of them stay
+                where they are, and are read in pieces, each while the one before it is trained on.
             *others: Nothing: a layer has no targets but its own input, and the arguments below have
                 to be named.
             validation_data: Examples like `x`, or None. Each epoch then logs `val_loss`, the
@@ -259,7 +260,7 @@ class GreedyPretrainer:
         if done == depth:
             return histories
         clock = _Clock(self.epochs, [a.encoder.count_params() for a in stack.autoencoders])
-        steps = [stack.prepare] if stack.input_layers else []
+        steps = []
 
         def train(k):
             nonlocal rows, validation
@@ -273,14 +274,14 @@ class GreedyPretrainer:
                 checkpoints,
             )  # fmt: skip
 
-        for k, autoencoder in enumerate(stack.autoencoders):
+        for k in range(depth):
             if k < done:
                 clock.layer_ends(k)
             else:
                 histories.append(self._from_store(k, keys[k], train, clock) if keys else train(k))
                 if checkpoints is not None:
                     self._layer_ends(checkpoints, k, histories)
-            steps.append(autoencoder.encode)
+            steps.append(stack.lift(k))
         return histories
 
     def _trainings(self, shuffle, callbacks):
@@ -344,6 +345,7 @@ class GreedyPretrainer:
             "shuffle": shuffle,
             "seed": self.seed,
             "stack": checkpoint.model_settings(self.stack),
+            "preprocessing": before.digest(self.stack.preprocessing),
             "callbacks": [
                 [
                     settings
@@ -369,7 +371,9 @@ class GreedyPretrainer:
         trainer = Trainer(model, (rows,), self.batch_size[k])
         evaluate = None
         if validation is not None:
-            score = DenoisingScore(autoencoder, self.loss[k], stream(seed, "validation noise", k))
+            noise = stream(seed, "validation noise", k)
+            preprocessing = self.stack.preprocessing if k == 0 else ()
+            score = DenoisingScore(autoencoder, self.loss[k], noise, preprocessing)
             score.compile(optimizer="sgd")
             evaluate = Evaluator(score, (validation,), max(self.batch_size[k], 500))
         if verbose and processes.rank() == 0:
@@ -388,7 +392,8 @@ class GreedyPretrainer:
     def layer_model(self, k):
         """Return the compiled model that is trained when layer `k` is."""
         autoencoder, template = self.stack.autoencoders[k], self.optimizer[k]
-        model = Denoising(autoencoder, self.loss[k], name=autoencoder.name)
+        preprocessing = self.stack.preprocessing if k == 0 else ()
+        model = Denoising(autoencoder, self.loss[k], preprocessing, name=autoencoder.name)
         model.compile(optimizer=fresh(template))
         return model
 
@@ -412,13 +417,8 @@ class GreedyPretrainer:
         """Raise `ValueError` if the codes of any layer will not fit, before one is trained."""
         if rows is None:
             return
-        shape = tuple(rows.shape)
-        shapes = []
-        for layer in self.stack.input_layers:
-            shape = layer.compute_output_shape(shape)
-        if self.stack.input_layers:
-            shapes.append(shape)
-        shapes += [(*shape[:-1], a.units) for a in self.stack.autoencoders[:-1]]
+        shape = before.build(self.stack.preprocessing, tuple(rows.shape))
+        shapes = [(*shape[:-1], a.units) for a in self.stack.autoencoders[:-1]]
         for shape in shapes:
             code_places.place_codes(self.codes, self.codes_budget, shape)
 
@@ -427,7 +427,7 @@ class GreedyPretrainer:
         stack = self.stack
         rows = as_rows(x, name, scratch)
         expected = stack.example_shape if stack.built else shape
-        if expected is None and len(rows.shape) != 2:
+        if expected is None and len(rows.shape) != 2 and not stack.preprocessing:
             expected = ("features",)
         if expected is not None and tuple(rows.shape[1:]) != tuple(expected):
             raise ValueError(
@@ -436,31 +436,35 @@ class GreedyPretrainer:
             )
         missing = stack.missing is not None
         loss = self.loss[0]
+        prepared_shape = before.build(stack.preprocessing, tuple(rows.shape))
+        before.check_adapted(stack.preprocessing)
         if isinstance(loss, losses.ColumnLoss):
-            loss.layout.check_width(rows.shape)
+            loss.layout.check_width(prepared_shape)
         inside = getattr(loss, "in_unit_interval", False)
         if not np.any(inside):
             check_finite(rows, name, missing=missing)
             return rows
         prepare = on_arrays(stack.prepare)
         # One pass where it can be: what is NaN or infinite fails the comparison too.
-        apart = bool(missing or stack.input_layers or inside is not True)
+        apart = bool(missing or stack.preprocessing or inside is not True)
         least, most = (np.fmin, np.fmax) if apart else (np.minimum, np.maximum)
         start = 0
         for piece in pieces(rows):
             if apart:
                 check_finite(piece, name, start, missing)
-            prepared = prepare(piece) if stack.input_layers else host(piece)
+            prepared = prepare(piece) if stack.preprocessing else host(piece)
             prepared = prepared if inside is True else prepared[..., inside]
             low, high = least.reduce(prepared, axis=None), most.reduce(prepared, axis=None)
             all_missing = missing and np.isnan(low)
-            if not (prepared.dtype == "uint8" or all_missing or (low >= 0 and high <= 1)):
+            if not (all_missing or (low >= 0 and high <= 1)):
                 check_finite(piece, name, start, missing)
+                after = " after its preprocessing" if stack.preprocessing else ""
                 raise ValueError(
                     f"Expected `{name}` to lie in [0, 1], as the cross-entropy of a sigmoid "
-                    "decoder needs, and that of binary and categorical columns. Scale it, or "
-                    'use decoder_activation="linear" and loss="squared_error" for real-valued '
-                    f"data. Received: values from {low:g} to {high:g}"
+                    "decoder needs, and that of binary and categorical columns. Make the stack "
+                    "with preprocessing=keras.layers.Rescaling(1 / 255), where the values are "
+                    'pixels; use decoder_activation="linear" and loss="squared_error" for '
+                    f"real-valued data. Received: values from {low:g} to {high:g}{after}"
                 )
             start += len(piece)
         return rows
@@ -474,21 +478,33 @@ class Denoising(keras.Model):
         autoencoder: A `sda.DenoisingAutoencoder`.
         loss_fn: A loss of `sda.losses` or of Keras. One with `from_logits` set gets the decoder's
             pre-activations.
+        preprocessing: List of layers that the rows go through first; the dA learns what they give.
     """
 
-    def __init__(self, autoencoder, loss_fn, **kwargs):
+    def __init__(self, autoencoder, loss_fn, preprocessing=(), **kwargs):
         kwargs.setdefault("dtype", autoencoder.dtype_policy)
         super().__init__(**kwargs)
         self.autoencoder = autoencoder
         self.loss_fn = loss_fn
+        self.preprocessing = list(preprocessing)
         names = ("sparsity", "contraction")
         self.penalty_means = [
             keras.metrics.Mean(name=name) for name in names if getattr(autoencoder, name)
         ]
 
     def build(self, input_shape):
+        shape = before.build(self.preprocessing, tuple(input_shape))
         if not self.autoencoder.built:
-            self.autoencoder.build(input_shape)
+            self.autoencoder.build(shape)
+
+    @property
+    def input_dtype(self):
+        """The dtype of floats that come in: what prepares them may need more than 16 bits."""
+        return keras.config.floatx()
+
+    def prepare(self, x):
+        """Return what the dA learns, as floats: `x` after the preprocessing."""
+        return before.apply(self.preprocessing, x)
 
     def training_chain(self):
         """Return the `sda.training.chain.Chain` that this is, or None."""
@@ -498,12 +514,12 @@ class Denoising(keras.Model):
         if dA.penalised or dA.missing is not None or len(self.metrics) > 1:
             return None
         return denoising_chain(
-            dA.encoder, dA.visible_bias, dA.decoder_activation, dA.corruption, self.loss_fn
-        )
+            dA.encoder, dA.visible_bias, dA.decoder_activation, dA.corruption, self.loss_fn,
+            tuple(self.preprocessing),
+        )  # fmt: skip
 
     def call(self, x, training=None):
-        # Integers too: noise that is added to them would be cut off.
-        x = ops.cast(x, self.compute_dtype)
+        x = ops.cast(self.prepare(x), self.compute_dtype)
         selected = None
         if training:
             x, selected = self.autoencoder.corrupt(x)
@@ -520,7 +536,7 @@ class Denoising(keras.Model):
         return found if selected is None else {**found, "selected": selected}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        loss = self._reconstruction_loss(x, y_pred["z"], y_pred.get("selected"))
+        loss = self._reconstruction_loss(self.prepare(x), y_pred["z"], y_pred.get("selected"))
         self._log_penalties(x, y_pred)
         added = [*self.losses, *(y_pred[mean.name] for mean in self.penalty_means)]
         return replicas.share(loss + sum(added) if added else loss)
@@ -542,12 +558,14 @@ class Denoising(keras.Model):
             **super().get_config(),
             "autoencoder": serialize(self.autoencoder),
             "loss_fn": serialize(self.loss_fn),
+            "preprocessing": [serialize(layer) for layer in self.preprocessing],
         }
 
     @classmethod
     def from_config(cls, config):
         load = keras.saving.deserialize_keras_object
         parts = {key: load(config[key]) for key in ("autoencoder", "loss_fn")}
+        parts["preprocessing"] = [load(layer) for layer in config["preprocessing"]]
         return cls(**{**config, **parts})
 
 
@@ -558,19 +576,20 @@ class DenoisingScore(Denoising):
     with, starts it again.
     """
 
-    def __init__(self, autoencoder, loss_fn, seed, **kwargs):
-        super().__init__(autoencoder, loss_fn, **kwargs)
+    def __init__(self, autoencoder, loss_fn, seed, preprocessing=(), **kwargs):
+        super().__init__(autoencoder, loss_fn, preprocessing, **kwargs)
         self.corruption = autoencoder.corruption.copy(seed)
         self.clean_loss = keras.metrics.Mean(name="clean_loss")
         self.start = [(v, ops.convert_to_numpy(v.value)) for v in self.corruption.variables]
 
     def call(self, x, training=None):
-        x = ops.cast(x, self.compute_dtype)
+        x = ops.cast(self.prepare(x), self.compute_dtype)
         clean = self.autoencoder.rebuild(x, logits=getattr(self.loss_fn, "from_logits", False))
         noisy = self.autoencoder.corrupt(x, self.corruption)
         return {"clean": clean, **self._rebuild(*noisy)}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        x = self.prepare(x)
         self.clean_loss.update_state(
             self._reconstruction_loss(x, y_pred["clean"]), sample_weight=ops.shape(x)[0]
         )

@@ -8,6 +8,7 @@ from keras import ops
 
 from sda import corruption as corruptions
 from sda import finetuning, losses
+from sda import preprocessing as before
 from sda.autoencoder import DenoisingAutoencoder
 from sda.checks import check_count, check_flag
 from sda.seeding import check_seed, spawn, stream
@@ -18,7 +19,6 @@ from sda.training.rows import (
     in_place,
     is_h5,
     native,
-    scale_pixels,
 )
 
 
@@ -50,6 +50,12 @@ class StackedDenoisingAutoencoder(keras.Model):
         missing: The number that the network sees in place of missing values, which are NaN in the
             data, or a list with one a feature; None where none may be missing. They get no noise
             and count in no loss. Only the input can have them: the codes of all layers are whole.
+        preprocessing: What rows go through before the first layer: a Keras layer, such as
+            `keras.layers.Rescaling(1 / 255)` or a `Normalization` that was adapted, or a list of
+            layers, without weights that training changes; None for nothing. They run in every step,
+            in inference mode, so uint8 rows stay uint8 in memory, and they are part of the
+            classifier, the encoder and what is exported. `missing`, corruption levels and losses
+            are in the units after them.
         **kwargs: Arguments of `keras.Model`, such as `name`.
 
     Raises:
@@ -77,6 +83,7 @@ class StackedDenoisingAutoencoder(keras.Model):
         sparsity=None,
         contraction=0.0,
         missing=None,
+        preprocessing=None,
         **kwargs,
     ):
         units = list(units) if isinstance(units, (list, tuple)) else [units]
@@ -113,9 +120,9 @@ class StackedDenoisingAutoencoder(keras.Model):
                 )
             )
         ]
-        self._assemble(autoencoders, [], seed, **kwargs)
+        self._assemble(autoencoders, preprocessing, seed, **kwargs)
 
-    def _assemble(self, autoencoders, input_layers, seed, **kwargs):
+    def _assemble(self, autoencoders, preprocessing, seed, **kwargs):
         super().__init__(**kwargs)
         if not autoencoders:
             raise ValueError("Expected `units` to name at least one layer. Received: units=[]")
@@ -125,13 +132,8 @@ class StackedDenoisingAutoencoder(keras.Model):
                 "Expected `autoencoders` to be sda.DenoisingAutoencoder layers. "
                 f"Received: autoencoders={autoencoders!r}"
             )
-        if any(not isinstance(la, keras.layers.Layer) or la.weights for la in input_layers):
-            raise ValueError(
-                "Expected `input_layers` to be Keras layers without weights. "
-                f"Received: input_layers={input_layers!r}"
-            )
         self.autoencoders = autoencoders
-        self.input_layers = input_layers
+        self.preprocessing = before.checked(preprocessing)
         self.seed = seed
 
     @classmethod
@@ -149,8 +151,9 @@ class StackedDenoisingAutoencoder(keras.Model):
 
         The dAs hold the model's own layers: what `sda.GreedyPretrainer` teaches the stack, the
         model knows. The last `Dense` is the output layer and stays out. Layers without weights
-        (`Activation`, `Dropout`, `Flatten`, …) are kept: before the first `Dense` they prepare the
-        input, after a `Dense` they belong to its code; the stack runs them in inference mode.
+        (`Activation`, `Dropout`, `Flatten`, …) are kept: before the first `Dense` they are the
+        preprocessing, as an adapted `Normalization` is, after a `Dense` they belong to its code;
+        the stack runs them in inference mode.
 
         Args:
             model: A built `keras.Sequential`, or a functional model that is a chain of layers.
@@ -172,7 +175,7 @@ class StackedDenoisingAutoencoder(keras.Model):
         >>> stack.autoencoders[0].encoder is mlp.layers[0]
         True
         """
-        input_layers, hidden = _hidden_layers(model)
+        preprocessing, hidden = _hidden_layers(model)
         depth = len(hidden)
         seed = check_seed(seed)
         autoencoders = []
@@ -202,27 +205,28 @@ class StackedDenoisingAutoencoder(keras.Model):
                 )
             )
         stack = cls.__new__(cls)
-        stack._assemble(autoencoders, input_layers, seed)
+        stack._assemble(autoencoders, preprocessing, seed)
         stack.build(model.input_shape)
         return stack
 
     def build(self, input_shape):
-        shape = tuple(input_shape)
-        for layer in self.input_layers:
-            shape = layer.compute_output_shape(shape)
+        shape = before.build(self.preprocessing, tuple(input_shape))
         for autoencoder in self.autoencoders:
             if not autoencoder.built:
                 autoencoder.build(shape)
             shape = (*shape[:-1], autoencoder.units)
         self.example_shape = tuple(input_shape[1:])
 
+    @property
+    def input_dtype(self):
+        """The dtype of floats that come in: what prepares them may need more than 16 bits."""
+        return keras.config.floatx()
+
     def call(self, x):
         return self._up(self.prepare(x), len(self.autoencoders))
 
     def compute_output_shape(self, input_shape):
-        shape = tuple(input_shape)
-        for layer in self.input_layers:
-            shape = layer.compute_output_shape(shape)
+        shape = before.build(self.preprocessing, tuple(input_shape))
         return (*shape[:-1], self.autoencoders[-1].units)
 
     def fit(self, *args, **kwargs):
@@ -261,16 +265,17 @@ class StackedDenoisingAutoencoder(keras.Model):
             batch_size: Rows at a time.
 
         Returns:
-            NumPy array of shape `(n, ..., visible)`.
+            NumPy array of the shape of `x`, in its units where the preprocessing has an inverse
+            (`Rescaling`, `Normalization`, `Flatten` and `Reshape` have), else in those after it.
 
         Raises:
             ValueError: If there is no such layer, or `x` has the wrong shape or is not finite (but
                 for NaN, if the stack was made with `missing`).
         """
-        depth = self._index(layer) + 1
+        self._index(layer)
 
         def reconstruct(rows):
-            return self._down(self._up(self.prepare(rows), depth), depth)
+            return self._undone(self.rebuilt(self.prepare(rows), layer))
 
         return self._in_pieces(reconstruct, x, batch_size)
 
@@ -288,7 +293,7 @@ class StackedDenoisingAutoencoder(keras.Model):
             seed: Integer, or None for new samples at each call.
 
         Returns:
-            NumPy array of shape `(n, ..., visible)`, the means at the input.
+            NumPy array, the means at the input, in units as those of `reconstruct`.
 
         Raises:
             ValueError: If `steps` is below 1, or `x` has the wrong shape or is not finite (but for
@@ -304,7 +309,7 @@ class StackedDenoisingAutoencoder(keras.Model):
                 if k > 0 and autoencoder.decoder_activation is keras.activations.sigmoid:
                     codes = (generator.random(codes.shape) < codes).astype(codes.dtype)
             x = codes
-        return x
+        return ops.convert_to_numpy(self._undone(ops.convert_to_tensor(x)))
 
     def classifier(self, num_classes, dropout=0.0, copy=False, noise=0.0, name=None):
         """Return a softmax classifier on the stack's encoders, for `sda.fit` or `Model.fit`.
@@ -368,21 +373,21 @@ class StackedDenoisingAutoencoder(keras.Model):
         check_flag(copy, "copy")
         encoders = self._encoders()[: self._index(layer) + 1]
         return finetuning.encoder(
-            self.example_shape, encoders, copy, self.missing, name or "encoder"
+            self.example_shape, self.preprocessing, encoders, copy, self.missing, name or "encoder"
         )
 
     def unrolled(self, copy=False, name=None):
         """Return the deep autoencoder: the encoders, then the decoders in reverse order.
 
         The encoders are the stack's own (with `copy=True`, copies). The decoders start from the
-        stack's weights and are trained as layers of their own. `name` is the name of the model,
-        "unrolled" by default.
+        stack's weights and are trained as layers of their own. What it returns has units as those
+        of `reconstruct`. `name` is the name of the model, "unrolled" by default.
         """
         self._check_built()
         check_flag(copy, "copy")
         return finetuning.unrolled(
-            self.example_shape, self._encoders(), self.autoencoders, copy, self.missing,
-            name or "unrolled",
+            self.example_shape, self.preprocessing, self._encoders(), self.autoencoders, copy,
+            self.missing, name or "unrolled",
         )  # fmt: skip
 
     @property
@@ -404,8 +409,9 @@ class StackedDenoisingAutoencoder(keras.Model):
             NumPy array of the shape of `x`; what was there is as it was.
 
         Raises:
-            ValueError: If the stack was made without `missing`, if `x` is infinite somewhere or has
-                the wrong shape, or an argument is out of its range.
+            ValueError: If the stack was made without `missing`, if its preprocessing has no
+                inverse, if `x` is infinite somewhere or has the wrong shape, or an argument is out
+                of its range.
         """
         check_count(iterations, "iterations")
         if self.missing is None:
@@ -414,6 +420,14 @@ class StackedDenoisingAutoencoder(keras.Model):
                 "in place of missing values. Received: missing=None"
             )
         x = self._checked_rows(x)
+        if not self.built:
+            self.build(x.shape)
+        if before.inverse(self.preprocessing, self.example_shape) is None:
+            raise ValueError(
+                "Expected a stack whose preprocessing has an inverse (Rescaling, Normalization, "
+                "Flatten and Reshape have), which leads back to the units of `x`. "
+                f"Received: preprocessing={self.preprocessing!r}"
+            )
         filled = x
         for _ in range(iterations):
             filled = np.where(np.isnan(x), self.reconstruct(filled, layer, batch_size), x)
@@ -468,19 +482,31 @@ class StackedDenoisingAutoencoder(keras.Model):
         check_flag(copy, "copy")
         rates = per_layer(dropout, len(self.autoencoders) + 1, "dropout")
         return finetuning.supervised(
-            self.example_shape, self._encoders(), units, activation, rates, copy, self.seed, name,
+            self.example_shape, self.preprocessing, self._encoders(), units, activation, rates, copy, self.seed, name,
             self.missing, noise, self.dtype_policy,
         )  # fmt: skip
 
     def _encoders(self):
-        layers = [[a.encoder, *a.code_layers] for a in self.autoencoders]
-        return [self.input_layers + layers[0], *layers[1:]]
+        return [[a.encoder, *a.code_layers] for a in self.autoencoders]
 
     def prepare(self, x):
-        """Return the input of the first dA: `x` after the layers that a model has before it."""
-        for layer in self.input_layers:
-            x = layer(x, training=False)
-        return x
+        """Return the input of the first dA, as floats: the tensor `x` after `preprocessing`."""
+        return before.apply(self.preprocessing, x)
+
+    def rebuilt(self, x, layer=-1):
+        """Return the input `x` of the first dA, a tensor, up to `layer` and down again."""
+        depth = self._index(layer) + 1
+        return self._down(self._up(x, depth), depth)
+
+    def lift(self, k):
+        """Return the function from what layer `k` is trained on to its codes: rows for layer 0."""
+        encode = self.autoencoders[k].encode
+        return encode if k else lambda x: encode(self.prepare(x))
+
+    def _undone(self, x):
+        """Return what a first dA rebuilt in the units of rows, where there is a way back."""
+        back = before.inverse(self.preprocessing, self.example_shape)
+        return x if back is None else before.apply(back, x)
 
     def _up(self, x, depth):
         """Return the codes of the first `depth` dAs, one above the other."""
@@ -538,7 +564,7 @@ class StackedDenoisingAutoencoder(keras.Model):
         return {
             **super().get_config(),
             "autoencoders": [serialize(autoencoder) for autoencoder in self.autoencoders],
-            "input_layers": [serialize(layer) for layer in self.input_layers],
+            "preprocessing": [serialize(layer) for layer in self.preprocessing],
             "seed": self.seed,
         }
 
@@ -546,10 +572,15 @@ class StackedDenoisingAutoencoder(keras.Model):
     def from_config(cls, config):
         load = keras.saving.deserialize_keras_object
         config = dict(config)
+        if "input_layers" in config:
+            raise ValueError(
+                "Expected a stack that sda 0.2 or later saved. Received: one of sda 0.1; build it "
+                "anew and assign its weights"
+            )
         autoencoders = [load(c) for c in config.pop("autoencoders")]
-        input_layers = [load(c) for c in config.pop("input_layers")]
+        preprocessing = [load(c) for c in config.pop("preprocessing")]
         stack = cls.__new__(cls)
-        stack._assemble(autoencoders, input_layers, **config)
+        stack._assemble(autoencoders, preprocessing, **config)
         return stack
 
 
@@ -566,13 +597,13 @@ def per_layer(value, depth, name):
 
 
 def on_arrays(function):
-    """Return the function of tensors as one of NumPy arrays; uint8 pixels are scaled to [0, 1]."""
+    """Return the function of tensors as one of NumPy arrays, of which floats get Keras's floatx."""
 
     def wrapped(x):
         x = native(in_place(x, "x"))
         check_numbers(x.dtype, "x")
-        x = scale_pixels(ops.convert_to_tensor(x))
-        return ops.convert_to_numpy(function(ops.cast(x, keras.config.floatx())))
+        x = x.astype(keras.config.floatx(), copy=False) if x.dtype.kind == "f" else x
+        return ops.convert_to_numpy(function(ops.convert_to_tensor(x)))
 
     return wrapped
 
@@ -605,8 +636,10 @@ def _hidden_layers(model):
             "Expected `model` to have a hidden Dense layer and an output Dense layer. "
             f"Received: {len(dense)} Dense layers in model={model!r}"
         )
-    for layer in chain[: dense[-1]]:
-        if layer.weights and not isinstance(layer, keras.layers.Dense):
+    for i, layer in enumerate(chain[: dense[-1]]):
+        # What prepares the input may have weights that nothing trains.
+        weights = layer.weights if i > dense[0] else layer.trainable_weights
+        if weights and not isinstance(layer, keras.layers.Dense):
             raise ValueError(
                 "Expected only Dense layers to have weights before the output layer. "
                 f"Received: {layer!r}"

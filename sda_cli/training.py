@@ -5,7 +5,7 @@ import keras
 import numpy as np
 
 import sda
-from sda import diagnostics, runs
+from sda import diagnostics, preprocessing, runs
 from sda.datasets import sources
 from sda.runs import Phase
 from sda.safe_files import replacing
@@ -28,7 +28,11 @@ def pretrain(ctx, out, resume, overwrite, verbose):
         return
     settings = resolved(options.asked(ctx, phase, resume), ctx)
     rows, held_out = runs.read_rows(settings)
-    stack = make_stack(settings)
+    chosen = preprocessing.for_rows(rows.x)
+    settings["preprocessing"] = preprocessing.described(chosen)
+    stack = make_stack(settings, chosen)
+    if chosen:
+        click.echo(f"preprocessing: {settings['preprocessing']}")
     with running(phase, settings, resume, overwrite) as log:
         log.info("%s rows of %s values", *rows.x.shape)
         pretrainer = make_pretrainer(
@@ -123,8 +127,13 @@ def resolved(settings, ctx):
     return settings
 
 
-def make_stack(settings):
-    """Return the `sda.StackedDenoisingAutoencoder` that the options of `stack_options` describe."""
+def make_stack(settings, before):
+    """Return the `sda.StackedDenoisingAutoencoder` that the options of `stack_options` describe.
+
+    Args:
+        settings: Dictionary of the options.
+        before: List of the layers before the first one.
+    """
     depth = len(settings["units"])
     kinds, levels = (
         sda.stack.per_layer(settings[name], depth, name) for name in ("noise", "corruption")
@@ -136,6 +145,7 @@ def make_stack(settings):
         decoder_activation=settings.get("decoder_activation"),
         tied=settings["tied"],
         seed=settings["seed"],
+        preprocessing=before,
     )
 
 

@@ -16,12 +16,19 @@ only_torch = pytest.mark.skipif(
 )
 
 
-def denoising(corruption=0.0, loss=None, optimizer="sgd", activation="sigmoid", **settings):
+def denoising(
+    corruption=0.0,
+    loss=None,
+    optimizer="sgd",
+    activation="sigmoid",
+    preprocessing=(),
+    **settings,
+):
     decoder = settings.pop("decoder_activation", "sigmoid")
     if isinstance(corruption, sda.Corruption):
         corruption = corruption.copy(seed=3)  # whose draws start anew
     layer = sda.DenoisingAutoencoder(7, corruption, activation, decoder, seed=1, **settings)
-    model = Denoising(layer, loss or sda.losses.CrossEntropy())
+    model = Denoising(layer, loss or sda.losses.CrossEntropy(), preprocessing)
     model.build((None, VISIBLE))
     model.compile(optimizer)
     return model
@@ -267,9 +274,18 @@ def test_dropout_without_a_seed_draws_from_the_global_state(data):
 
 
 @only_torch
-def test_uint8_pixels_are_scaled(data):
+@pytest.mark.parametrize(
+    "preprocessing",
+    [
+        [layers.Rescaling(1 / 255)],
+        [layers.Rescaling(1 / 255, 0.25)],
+        [layers.Rescaling(1 / 255), layers.Normalization(mean=0.5, variance=0.1)],
+    ],
+)
+def test_uint8_pixels_go_through_the_preprocessing(data, preprocessing):
     pixels = (255 * data[0]).astype("uint8")
-    check_same(*(trained(denoising(), (pixels,), chain) for chain in (True, False)))
+    models = [denoising(preprocessing=preprocessing) for _ in range(2)]
+    check_same(*(trained(m, (pixels,), c) for m, c in zip(models, (True, False), strict=True)))
 
 
 @only_torch

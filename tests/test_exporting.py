@@ -154,10 +154,11 @@ def test_inputs_and_outputs_have_names_and_any_number_of_examples(kind, tmp_path
 @each_format
 def test_pixels_are_scaled(kind, tmp_path):
     needs(kind)
-    model, path = classifier(), tmp_path / FORMATS[kind]
-    sda.export(model, path, pixels=True)
-    expected = in_keras(model, (PIXELS / 255).astype("float32"))
-    np.testing.assert_allclose(RUN[kind](path, PIXELS), expected, atol=1e-5)
+    stack, path = trained(preprocessing=keras.layers.Rescaling(1 / 255)), tmp_path / FORMATS[kind]
+    sda.export(stack, path)
+    rows = PIXELS.astype("float32")
+    expected = trained().encode(rows / 255)
+    np.testing.assert_allclose(RUN[kind](path, rows), expected, atol=1e-5)
 
 
 def test_mixed_precision_goes_into_a_saved_model(tmp_path):
@@ -259,11 +260,6 @@ def test_what_cannot_be_exported_is_refused(make, name, message, tmp_path):
     with pytest.raises(ValueError, match=pattern):
         sda.export(make(), tmp_path / name)
     assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_a_number_is_no_answer_to_whether_there_are_pixels(tmp_path):
-    with pytest.raises(ValueError, match=r"Expected `pixels` to be True or False.*pixels=255"):
-        sda.export(trained(), tmp_path / "model.onnx", pixels=255)
 
 
 def test_several_outputs_and_half_precision_are_refused(tmp_path, monkeypatch):

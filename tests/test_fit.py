@@ -145,14 +145,6 @@ def test_a_model_may_run_eagerly(x, y):
     assert_close(weights(eager), weights(compiled))
 
 
-def test_pixels_are_scaled_in_the_step(x, y):
-    pixels = (x * 255).astype("uint8")
-    models = classifier(), classifier()
-    sda.fit(models[0], pixels, y, 25, 2, verbose=0, seed=1)
-    sda.fit(models[1], (pixels / 255).astype("float32"), y, 25, 2, verbose=0, seed=1)
-    assert_close(*map(weights, models))
-
-
 # Callbacks
 
 

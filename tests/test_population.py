@@ -13,11 +13,13 @@ def rows(count=60):
     return np.random.default_rng(0).random((count, 12)).astype("float32")
 
 
-def members(levels=(0.3, 0.6), units=(8,), noise=sda.MaskingNoise, **settings):
+def members(levels=(0.3, 0.6), units=(8,), noise=sda.MaskingNoise, preprocessing=None, **settings):
     """Pretrainers that differ in corruption level, learning rate and seeds."""
     made = []
     for i, level in enumerate(levels):
-        stack = sda.StackedDenoisingAutoencoder(list(units), noise(level), seed=i)
+        stack = sda.StackedDenoisingAutoencoder(
+            list(units), noise(level), seed=i, preprocessing=preprocessing
+        )
         own = {"optimizer": keras.optimizers.SGD(0.1 * (i + 1)), "epochs": 2, "seed": 7 + i}
         made.append(sda.GreedyPretrainer(stack, **{**own, **settings}))
     return made
@@ -77,7 +79,10 @@ def test_layers_momentum_emphasis_pixels_a_fixed_order_and_a_smaller_last_batch(
         loss = sda.losses.CrossEntropy(alpha=1.0, beta=0.5)
         optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
         # The second layer has other rows for each member.
-        return members(units=(8, 5), optimizer=optimizer, loss=loss, epochs=1)
+        scaling = keras.layers.Rescaling(1 / 255)
+        return members(
+            units=(8, 5), optimizer=optimizer, loss=loss, epochs=1, preprocessing=scaling
+        )
 
     assert_as_alone(make, pixels, shuffle=False)
 

@@ -165,14 +165,6 @@ def test_reconstructions_are_those_of_numpy(x, tied, layer, depth):
     np.testing.assert_allclose(stack.reconstruct(x, layer), expected, atol=1e-5)
 
 
-def test_uint8_pixels_are_read_as_values_up_to_one(x):
-    stack = built([8, 5])
-    pixels = (x * 255).astype("uint8")
-    np.testing.assert_allclose(
-        stack.encode(pixels), stack.encode((pixels / 255).astype("float32")), atol=1e-6
-    )
-
-
 @pytest.mark.parametrize("layer", [3, -4, 1.5, "top", True])
 @pytest.mark.parametrize("method", ["encode", "reconstruct"])
 def test_a_layer_that_is_not_there_is_refused(x, method, layer):
@@ -286,7 +278,7 @@ def test_from_model_keeps_the_layers_without_weights_in_their_places(x):
     model = mlp()
     stack = sda.StackedDenoisingAutoencoder.from_model(model)
     flatten, _, dropout, _, activation, *_ = model.layers
-    assert stack.input_layers == [flatten]
+    assert stack.preprocessing == [flatten]
     assert [a.code_layers for a in stack.autoencoders] == [[dropout], [activation], []]
     up_to_the_output = keras.Sequential([keras.Input((3, 4)), *model.layers[:-1]])
     images = x.reshape(60, 3, 4)

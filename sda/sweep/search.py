@@ -14,7 +14,7 @@ import time
 import keras
 import numpy as np
 
-from sda import checkpoint
+from sda import checkpoint, preprocessing
 from sda.checks import check_count, check_number
 from sda.prefixes import PrefixStore, alone
 from sda.seeding import check_seed
@@ -150,8 +150,9 @@ class Sweep:
         """Do runs until there are none left, with whoever else is doing them.
 
         Args:
-            x: Rows to train on, of shape `(n, features)`. Values of dtype uint8 are pixels and
-                scaled to [0, 1].
+            x: Rows to train on, of shape `(n, features)`. Those of dtype uint8 are taken for
+                pixels: the stacks get `keras.layers.Rescaling(1 / 255)` as their preprocessing,
+                and a line says so.
             y: Their labels, integers from 0; None under the objective "denoising".
             validation_data: `(x, y)`, or x alone where there are no labels: the rows held out, by
                 which runs are compared.
@@ -171,6 +172,9 @@ class Sweep:
             check_count(limit, "limit")
         train, held_out = self._checked_data(x, y, validation_data)
         study = self._open(train, held_out)
+        chosen = preprocessing.for_rows(train[0])
+        if chosen and verbose:
+            print(f"preprocessing: {preprocessing.described(chosen)}", flush=True)
         prefixes = None
         if self.prefix_bytes:
             prefixes = PrefixStore(self.path / "layers", self.prefix_bytes)
@@ -427,8 +431,6 @@ class Sweep:
                 raise ValueError(f"Expected `{name}` to hold rows. Received: None")
             rows = np.asarray(as_rows(rows, name)[:])
             check_finite(rows, name)
-            if rows.dtype == "uint8":  # pixels
-                rows = (rows / 255).astype("float32")
             if labels is not None:
                 labels = np.asarray(in_place(labels, f"the labels of {name}"))
                 if labels.shape != (len(rows),) or labels.dtype.kind not in "iu":
@@ -437,6 +439,11 @@ class Sweep:
                         f"Received: {labels.dtype} of shape {labels.shape}"
                     )
             checked.append((rows, labels))
+        if (checked[0][0].dtype == "uint8") != (checked[1][0].dtype == "uint8"):
+            raise ValueError(
+                "Expected `x` and `validation_data` to be both of dtype uint8, pixels to be scaled "
+                f"to [0, 1], or neither. Received: {checked[0][0].dtype} and {checked[1][0].dtype}"
+            )
         if checked[0][0].shape[1:] != checked[1][0].shape[1:]:
             raise ValueError(
                 "Expected `validation_data` with rows like those of `x`. "

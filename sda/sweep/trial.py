@@ -7,13 +7,13 @@ import re
 import keras
 import numpy as np
 
-from sda import checkpoint
+from sda import checkpoint, preprocessing
 from sda.callbacks import GeometricPatience
 from sda.checks import check_count, check_number, look_up
 from sda.corruption import NOISES
 from sda.pretraining import GreedyPretrainer
 from sda.seeding import check_seed, spawn
-from sda.stack import StackedDenoisingAutoencoder, per_layer
+from sda.stack import StackedDenoisingAutoencoder, on_arrays, per_layer
 from sda.training.fit import fit
 
 # Settings that may differ from layer to layer.
@@ -149,7 +149,7 @@ def check(settings, objective):
 
 def pretrained(settings, x, prefixes=None, verbose=0):
     """Return the stack that `Settings`, `resolved`, give on the rows `x`."""
-    stack, pretrainer = _pretrainer(settings, prefixes)
+    stack, pretrainer = _pretrainer(settings, prefixes, preprocessing.for_rows(x))
     pretrainer.fit(x, verbose=verbose)
     return stack
 
@@ -158,7 +158,7 @@ def _noises(kinds, levels):
     return [NOISES[kind](level) for kind, level in zip(kinds, levels, strict=True)]
 
 
-def _pretrainer(settings, prefixes=None):
+def _pretrainer(settings, prefixes=None, before=None):
     """Return the stack of settings, and what pretrains it."""
     stack = StackedDenoisingAutoencoder(
         settings.units,
@@ -167,6 +167,7 @@ def _pretrainer(settings, prefixes=None):
         decoder_activation=settings.decoder_activation,
         tied=settings.tied,
         seed=settings.seed,
+        preprocessing=before,
     )
     optimizers = [
         make_optimizer(name, rate)
@@ -239,9 +240,9 @@ def denoising(stack, settings, train, held_out, report):
     A quarter of the entries is masked, the same ones in every run, and the whole stack rebuilds
     them: a measure that compares runs of any noise, width and depth.
     """
-    x = held_out[0]
+    x = on_arrays(stack.prepare)(held_out[0])
     kept = np.random.default_rng(spawn(0, 1)).random(x.shape) >= JUDGED_AT
-    rebuilt = stack.reconstruct((x * kept).astype("float32"))
+    rebuilt = on_arrays(stack.rebuilt)(x * kept)
     return float(np.mean(np.sum((rebuilt - x) ** 2, axis=1, dtype="float64"))), None
 
 

@@ -9,6 +9,8 @@ from sda.losses import CrossEntropy, SquaredError
 
 # Activations whose slope is a function of their value.
 SLOPED = ("linear", "relu", "sigmoid", "tanh")
+# Layers at the begin of a classifier that nothing trains.
+PREPROCESSING = (keras.layers.Normalization, keras.layers.Rescaling)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +43,14 @@ class Chain:
             "categorical_crossentropy", whose target is one-hot.
         corruption: The `sda.Corruption` or `keras.layers.GaussianNoise` of the input, or None.
         smoothing: Float, how much of a one-hot target is spread over all classes.
+        preprocessing: Tuple of the Keras layers that rows go through first, in inference mode.
     """
 
     layers: tuple
     loss: object
     corruption: object = None
     smoothing: float = 0.0
+    preprocessing: tuple = ()
 
 
 def find_chain(model):
@@ -86,7 +90,7 @@ def _known_name(activation, names):
     return next((name for name in names if activation is keras.activations.get(name)), None)
 
 
-def denoising_chain(encoder, visible_bias, decoder_activation, corruption, loss):
+def denoising_chain(encoder, visible_bias, decoder_activation, corruption, loss, preprocessing=()):
     """Return the chain of a tied dA, or None where it is not one."""
     first = affine(encoder)
     name = _known_name(decoder_activation, SLOPED)
@@ -99,7 +103,7 @@ def denoising_chain(encoder, visible_bias, decoder_activation, corruption, loss)
     if isinstance(corruption, SelectiveNoise) and corruption.rate == 0 and not loss.emphasised:
         corruption = None
     decoder = Affine(encoder.kernel, visible_bias, name, transposed=True)
-    return Chain((first, decoder), loss, corruption)
+    return Chain((first, decoder), loss, corruption, preprocessing=preprocessing)
 
 
 def _sequential_chain(model):
@@ -117,6 +121,11 @@ def _sequential_chain(model):
     if weights is not None:
         return None
     rest, noise = list(model.layers), None
+    preprocessing = []
+    while type(rest[0]) in PREPROCESSING and not rest[0].activity_regularizer:
+        preprocessing.append(rest.pop(0))
+        if not rest:
+            return None
     if type(rest[0]) is keras.layers.GaussianNoise and not rest[0].activity_regularizer:
         noise = rest.pop(0)
     layers, dropout = [], None
@@ -130,7 +139,7 @@ def _sequential_chain(model):
             dropout = None
     if None in layers or dropout or not layers or layers[-1].activation != "softmax":
         return None
-    return Chain(tuple(layers), loss, noise, smoothing)
+    return Chain(tuple(layers), loss, noise, smoothing, tuple(preprocessing))
 
 
 def _does_nothing(layer):

@@ -24,7 +24,6 @@ from sda.training.feed import host, leaves, map_leaves
 from sda.training.rows import (
     arrays_of_lists,
     as_rows,
-    batch,
     check_finite,
     in_any_order,
     is_iterated,
@@ -130,9 +129,9 @@ def fit(
             several inputs. A `tf.data.Dataset` or `keras.utils.PyDataset` of `(x, y)` or
             `(x, y, sample_weight)` batches is read once, to a file for temporary use if it is
             large; `y` and `sample_weight` are None then.
-            Values of dtype uint8 are pixels: they stay uint8 on the device and are scaled to
-            [0, 1] in the step. NaN is a missing value: allowed where the model has an answer for
-            it, as those of a stack with `missing` do.
+            Nothing is scaled: values of dtype uint8 stay uint8 on the device, and the model's own
+            layers, a `Rescaling` among them, see them as they are. NaN is a missing value: allowed
+            where the model has an answer for it, as those of a stack with `missing` do.
         y: Array of targets, or a nested structure, or None.
         batch_size: Integer, the examples a step, of all devices together where several share it
             (`keras.distribution` on JAX, `MirroredStrategy` on TensorFlow). The last batch of an
@@ -604,7 +603,7 @@ def driver_for(model, data):
     kept = getattr(model, "_sda_driver", None)
     if kept is not None and _identical(kept.made_for, made_for):
         return kept.driver
-    first = batch(map_leaves(lambda a: ops.convert_to_tensor(host(a[:1])), data))
+    first = map_leaves(lambda a: ops.convert_to_tensor(host(a[:1])), data)
     x, y, weight = (*first, None, None)[:3]
     try:
         y_pred = model(x, training=False)

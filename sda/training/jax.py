@@ -6,8 +6,6 @@ import jax
 import numpy as np
 from jax import lax
 
-from sda.training.rows import batch
-
 
 class Driver:
     """Runs steps of a compiled model; between dispatches the model's variables are up to date."""
@@ -63,7 +61,7 @@ class Driver:
 
     def _body(self, step, data, batches):
         def body(i, state):
-            _, state = step(state, batch(self._rows(data, batches, i)))
+            _, state = step(state, self._rows(data, batches, i))
             return tuple(list(group) for group in state)
 
         return body

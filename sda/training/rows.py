@@ -283,19 +283,6 @@ def check_finite(rows, name="x", start=0, missing=False):
         start += len(piece)
 
 
-def scale_pixels(x):
-    """Return uint8 pixels as floats in [0, 1], and any other tensor as it is."""
-    if keras.backend.standardize_dtype(x.dtype) != "uint8":
-        return x
-    return ops.cast(x, keras.config.floatx()) / 255.0
-
-
-def batch(data):
-    """Return gathered rows `(x, ...)` as a step takes them, with uint8 inputs scaled."""
-    x, *rest = data
-    return (keras.tree.map_structure(scale_pixels, x), *rest)
-
-
 def is_iterated(x):
     """Return whether `x` yields batches: a `tf.data.Dataset` or a `keras.utils.PyDataset`."""
     return isinstance(x, keras.utils.PyDataset) or hasattr(x, "as_numpy_iterator")

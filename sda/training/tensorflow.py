@@ -7,8 +7,6 @@ import tensorflow as tf
 from keras import tree
 from tensorflow.python.framework import ops
 
-from sda.training.rows import batch
-
 
 class Driver:
     """Runs steps of a compiled model; between dispatches the model's variables are up to date."""
@@ -37,7 +35,7 @@ class Driver:
         replicas = strategy.num_replicas_in_sync
 
         def take(leaves, rows):
-            step(batch(_like(data, [tf.gather(leaf, rows) for leaf in leaves])))
+            step(_like(data, [tf.gather(leaf, rows) for leaf in leaves]))
 
         def take_part(leaves, rows):
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group

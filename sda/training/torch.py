@@ -11,8 +11,8 @@ from keras import ops, tree
 
 from sda.corruption import Corruption, MaskingNoise
 from sda.losses import CrossEntropy, ReconstructionLoss
+from sda.preprocessing import affine, apply
 from sda.training.chain import find_chain
-from sda.training.rows import batch, scale_pixels
 
 
 class Driver:
@@ -39,7 +39,7 @@ class Driver:
         self._chain_steps[size].run(x, y, batches)
 
     def _is_chain_data(self, x, y):
-        if self.chain is None or x.ndim != 2:
+        if self.chain is None or apply(self.chain.preprocessing, x[:1]).ndim != 2:
             return False
         return y is None or y.ndim == (2 if self.chain.loss == "categorical_crossentropy" else 1)
 
@@ -54,7 +54,7 @@ class Driver:
             gathered = tree.map_structure(
                 lambda a, rows=rows: None if a is None else a.index_select(0, rows), data
             )
-            step(batch(gathered))
+            step(gathered)
 
 
 class ChainSteps:
@@ -87,6 +87,7 @@ class ChainSteps:
             for layer, h in zip(chain.layers, self.inputs, strict=True)
         ]
         self.draws = list(draws.values())
+        self.affine = affine(chain.preprocessing)
         loss = chain.loss
         reconstructs = isinstance(loss, ReconstructionLoss)
         self.weighted = self.noise and reconstructs and loss.emphasised
@@ -132,10 +133,7 @@ class ChainSteps:
     def _step(self, x, y, rows):
         """Take one step; return the loss summed over the batch."""
         clean = self.clean
-        if x.dtype == clean.dtype:
-            torch.index_select(x, 0, rows, out=clean)
-        else:
-            clean.copy_(scale_pixels(x.index_select(0, rows)))
+        self._prepare(x, rows, clean)
         if self.noise:
             self.noise(clean, self.inputs[0])
         # Dropout on the input acts on what the noise has left of it, in place.
@@ -145,6 +143,20 @@ class ChainSteps:
         loss = self._loss(target, selected)
         self._backward()
         return loss
+
+    def _prepare(self, x, rows, out):
+        """Write the rows that are named, after the preprocessing, to `out`."""
+        if self.affine is not None:
+            scale, offset = self.affine
+            torch.mul(x.index_select(0, rows), scale, out=out)
+            if offset:
+                out.add_(offset)
+        elif self.chain.preprocessing:
+            out.copy_(apply(self.chain.preprocessing, x.index_select(0, rows)))
+        elif x.dtype == out.dtype:
+            torch.index_select(x, 0, rows, out=out)
+        else:
+            out.copy_(x.index_select(0, rows))
 
     def _forward(self, h):
         for k, layer in enumerate(self.chain.layers):

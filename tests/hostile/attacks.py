@@ -196,9 +196,9 @@ def no_autoencoders(config, ground):
     config["config"]["autoencoders"] = [stock("Dropout", rate=0.5, name="dropout")]
 
 
-def weights_in_input_layers(config, ground):
+def weights_in_preprocessing(config, ground):
     dense = json.loads(honest_classifier()["config.json"])["config"]["layers"][1]
-    config["config"]["input_layers"] = [dense]
+    config["config"]["preprocessing"] = [dense]
 
 
 def without_a_class(config, ground):
@@ -472,7 +472,7 @@ MODEL_FILES = {
     "text for a config": (not_json, "Expecting value"),
     "a list for a config": (with_config(without_a_class), "names no class"),
     "dAs that are none": (with_config(no_autoencoders), "`autoencoders`"),
-    "weights before the first dA": (with_config(weights_in_input_layers), "`input_layers`"),
+    "weights before the first dA": (with_config(weights_in_preprocessing), "`preprocessing`"),
     "a matrix of strings": (with_weights(kernel_of_strings), "plain arrays"),
     "a named type": (with_weights(named_type), "plain arrays"),
     "no HDF5": (not_hdf5, "HDF5"),
