@@ -484,11 +484,12 @@ def test_members_of_a_population_share_their_preprocessing(pixels):
         check_same(member.stack, alone)
 
 
-@pytest.mark.parametrize("name, full", [("mnist_5k", 255), ("digits", 16)])
+@pytest.mark.parametrize(("name", "full"), [("mnist_5k", 255), ("digits", 16)])
 def test_datasets_give_their_bytes(name, full):
     (raw, labels), _ = sda.datasets.load(name, raw=True)
     (x, y), _ = sda.datasets.load(name)
-    assert raw.dtype == "uint8" and raw.max() == full
+    assert raw.dtype == "uint8"
+    assert raw.max() == full
     np.testing.assert_allclose(raw / full, x, atol=1e-7)
     np.testing.assert_array_equal(labels, y)
     with pytest.raises(ValueError, match="`raw`"):
