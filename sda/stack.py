@@ -482,8 +482,8 @@ class StackedDenoisingAutoencoder(keras.Model):
         check_flag(copy, "copy")
         rates = per_layer(dropout, len(self.autoencoders) + 1, "dropout")
         return finetuning.supervised(
-            self.example_shape, self.preprocessing, self._encoders(), units, activation, rates, copy, self.seed, name,
-            self.missing, noise, self.dtype_policy,
+            self.example_shape, self.preprocessing, self._encoders(), units, activation, rates,
+            copy, self.seed, name, self.missing, noise, self.dtype_policy,
         )  # fmt: skip
 
     def _encoders(self):

@@ -41,7 +41,8 @@ def load(name, raw=False):
         to 1 (full ink), or with `raw` uint8. `y_*` are int64 of shape `(rows,)`, classes 0 to 9.
 
     Raises:
-        ValueError: `name` is unknown, `raw` is no boolean, or the file found is not what it should be.
+        ValueError: `name` is unknown, `raw` is no boolean, or the file found is not what it should
+            be.
         DatasetUnavailable: The file is nowhere on this machine and cannot be downloaded.
         ImportError: The package that ships the data is not installed.
 
