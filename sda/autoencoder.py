@@ -46,7 +46,9 @@ class DenoisingAutoencoder(keras.layers.Layer):
         kernel_initializer: A Keras initializer. None means the tutorial's
             U(±4·sqrt(6 / (visible + units))) under a sigmoid, and Glorot's uniform otherwise.
         encoder: An existing `keras.layers.Dense` to share instead of a new one. `units` is then its
-            own, as are activation and initializer.
+            own, as are activation and initializer. A model that holds both saves and loads with
+            them shared; `keras.models.clone_model` gives each a layer of its own, as it does with
+            Keras's layers that hold others.
         code_layers: Layers without weights (`Activation`, `Dropout`, …) that follow `encoder` where
             it comes from. They belong to the code, and always run in inference mode.
         seed: Integer from which the initial weights and the noise are drawn, or None.
@@ -354,28 +356,48 @@ class DenoisingAutoencoder(keras.layers.Layer):
             config["contraction"] = self.contraction
         if self.missing is not None:
             config["missing"] = self.missing
-        if self.shares_encoder:
-            config["encoder"] = keras.saving.serialize_keras_object(self.encoder)
-        else:
+        encoder = serialize_shared(self.encoder)
+        # In a file other layers may hold it too, an encoder of the dA's own as well.
+        if self.shares_encoder or "shared_object_id" in encoder:
+            config["encoder"] = encoder
+        if not self.shares_encoder:
             config["units"] = self.units
             config["activation"] = keras.activations.serialize(self.encoder.activation)
         if self.code_layers:
-            config["code_layers"] = [
-                keras.saving.serialize_keras_object(layer) for layer in self.code_layers
-            ]
+            config["code_layers"] = [serialize_shared(layer) for layer in self.code_layers]
         return {**super().get_config(), **config}
 
     @classmethod
     def from_config(cls, config):
         load = keras.saving.deserialize_keras_object
         config = {**config, "code_layers": [load(c) for c in config.get("code_layers", ())]}
-        if "encoder" in config:
-            config["encoder"] = load(config["encoder"])
-        return cls(**config)
+        if "encoder" not in config:
+            return cls(**config)
+        encoder = config["encoder"] = load(config["encoder"])
+        if "units" not in config:
+            return cls(**config)
+        # The encoder that was made for the dA: its settings are known, and no contradiction.
+        initializer = config.pop("kernel_initializer", None)
+        if "activation" in config:
+            config["activation"] = getattr(encoder, "activation", None)
+        autoencoder = cls(**config)
+        autoencoder.kernel_initializer = initializer
+        autoencoder.shares_encoder = False
+        return autoencoder
 
 
 dA = DenoisingAutoencoder
 """The literature's name for the same class."""
+
+
+def serialize_shared(layer):
+    """Return the config of a layer that other layers of the same model may hold too.
+
+    In a file Keras marks a layer as shared from its second config on, and the first one
+    afterwards: too late for a config that went into another one, which was copied by then.
+    """
+    keras.saving.serialize_keras_object(layer)
+    return keras.saving.serialize_keras_object(layer)
 
 
 def _tied_pass(activation, slope):

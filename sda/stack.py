@@ -8,7 +8,7 @@ from keras import ops
 
 from sda import corruption as corruptions
 from sda import finetuning, losses
-from sda.autoencoder import DenoisingAutoencoder
+from sda.autoencoder import DenoisingAutoencoder, serialize_shared
 from sda.checks import check_count, check_flag
 from sda.seeding import check_seed, spawn, stream
 from sda.training.rows import (
@@ -537,7 +537,7 @@ class StackedDenoisingAutoencoder(keras.Model):
         serialize = keras.saving.serialize_keras_object
         return {
             **super().get_config(),
-            "autoencoders": [serialize(autoencoder) for autoencoder in self.autoencoders],
+            "autoencoders": [serialize_shared(autoencoder) for autoencoder in self.autoencoders],
             "input_layers": [serialize(layer) for layer in self.input_layers],
             "seed": self.seed,
         }
