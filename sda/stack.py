@@ -150,7 +150,8 @@ class StackedDenoisingAutoencoder(keras.Model):
         The dAs hold the model's own layers: what `sda.GreedyPretrainer` teaches the stack, the
         model knows. The last `Dense` is the output layer and stays out. Layers without weights
         (`Activation`, `Dropout`, `Flatten`, …) are kept: before the first `Dense` they prepare the
-        input, after a `Dense` they belong to its code; the stack runs them in inference mode.
+        input, after a `Dense` they belong to its code, and keep its shape; the stack runs them in
+        inference mode. What they make of the range of the codes decides on the default decoder.
 
         Args:
             model: A built `keras.Sequential`, or a functional model that is a chain of layers.
@@ -161,8 +162,8 @@ class StackedDenoisingAutoencoder(keras.Model):
             A `StackedDenoisingAutoencoder`.
 
         Raises:
-            ValueError: If the model is no built chain, has fewer than two `Dense` layers, or has
-                weights elsewhere before the last of them.
+            ValueError: If the model is no built chain, has fewer than two `Dense` layers, or
+                between them has other weights, or layers that change the shape.
 
         Example:
 
@@ -187,7 +188,10 @@ class StackedDenoisingAutoencoder(keras.Model):
             )
         ):
             encoder, *code_layers = hidden[k]
-            below = autoencoders[-1].activation if k else "sigmoid"
+            below = "sigmoid"
+            if k:
+                last = autoencoders[-1]
+                below = last.activation if last.codes_in_unit_interval else "linear"
             autoencoders.append(
                 DenoisingAutoencoder(
                     corruption=_seeded(noise, seed, k),
