@@ -195,10 +195,9 @@ class _Inspector:
         self.path = path
         self.custom_objects = custom_objects
         self.most = most
-        # Weights by the number of a shared layer, or by None. One that has several configs is made
-        # from the first that Keras comes to: the largest counts.
-        self.weights = {None: 0}
-        # Units by the number of a shared layer.
+        self.weights = 0
+        # The weights and units of shared layers by their number.
+        self.counted = {}
         self.units = {}
         # The numbers of the layers around what is being looked at.
         self.inside = []
@@ -260,14 +259,20 @@ class _Inspector:
                 raise _bad_model(self.path, f"{module}.{name} with {sizes[0]}")
         name = registered if ours else name
         if name in ELEMENTWISE | WITH_KERNEL:
-            weights = self._weights_of(name, config)
-            # A config without a module is read by Keras's older reader, which shares nothing.
-            number = config.get("shared_object_id") if isinstance(module, str) else None
-            before = self.weights.get(number, 0)
-            self.weights[number] = before + weights if number is None else max(before, weights)
-            total = sum(self.weights.values())
-            if total > self.most:
-                raise _bad_model(self.path, f"{total} weights declared and not there")
+            self.weights += self._not_yet_counted(config, self._weights_of(name, config))
+            if self.weights > self.most:
+                raise _bad_model(self.path, f"{self.weights} weights declared and not there")
+
+    def _not_yet_counted(self, config, weights):
+        """Return the weights of a layer but for those that another config of it has declared."""
+        number = config.get("shared_object_id")
+        # A config without a module is read by Keras's older reader, which shares nothing.
+        if number is None or not isinstance(config.get("module"), str):
+            return weights
+        # Keras makes one layer from the first config that it comes to: the largest counts.
+        before = self.counted.get(number, 0)
+        self.counted[number] = max(before, weights)
+        return self.counted[number] - before
 
     def _weights_of(self, name, config):
         # A layer that is not built here would be built by another's shape.
