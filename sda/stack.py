@@ -1,5 +1,6 @@
 """The stacked denoising autoencoder (SdA): dAs, each on the clean codes of the one below."""
 
+import inspect
 import itertools
 
 import keras
@@ -50,7 +51,13 @@ class StackedDenoisingAutoencoder(keras.Model):
         missing: The number that the network sees in place of missing values, which are NaN in the
             data, or a list with one a feature; None where none may be missing. They get no noise
             and count in no loss. Only the input can have them: the codes of all layers are whole.
+        autoencoders: List of `sda.DenoisingAutoencoder`, in place of new ones: what a file or
+            `from_model` has. The settings of layers above are then theirs, whatever they say here.
+        input_layers: Layers without weights before the first dA.
         **kwargs: Arguments of `keras.Model`, such as `name`.
+
+    A subclass saves and loads if its `get_config` has its own arguments beside those of this class,
+    and its constructor hands on those that it does not know.
 
     Raises:
         ValueError: If a list has not one value a layer, or a value is out of its range.
@@ -67,7 +74,7 @@ class StackedDenoisingAutoencoder(keras.Model):
 
     def __init__(
         self,
-        units,
+        units=None,
         corruption=0.3,
         activation="sigmoid",
         decoder_activation=None,
@@ -77,11 +84,17 @@ class StackedDenoisingAutoencoder(keras.Model):
         sparsity=None,
         contraction=0.0,
         missing=None,
+        autoencoders=None,
+        input_layers=(),
         **kwargs,
     ):
         units = list(units) if isinstance(units, (list, tuple)) else [units]
-        depth = len(units)
         seed = check_seed(seed)
+        if autoencoders is not None:
+            units = None if units == [None] else units
+            self._assemble(autoencoders, list(input_layers), seed, units, **kwargs)
+            return
+        depth = len(units)
         activations = per_layer(activation, depth, "activation")
         decoders = per_layer(decoder_activation, depth, "decoder_activation")
         autoencoders = [
@@ -113,24 +126,32 @@ class StackedDenoisingAutoencoder(keras.Model):
                 )
             )
         ]
-        self._assemble(autoencoders, [], seed, **kwargs)
+        self._assemble(autoencoders, list(input_layers), seed, **kwargs)
 
-    def _assemble(self, autoencoders, input_layers, seed, **kwargs):
+    def _assemble(self, autoencoders, input_layers, seed, units=None, **kwargs):
         super().__init__(**kwargs)
         if not autoencoders:
             raise ValueError("Expected `units` to name at least one layer. Received: units=[]")
         # A config may say anything.
-        if not all(isinstance(a, DenoisingAutoencoder) for a in autoencoders):
+        if not isinstance(autoencoders, (list, tuple)) or not all(
+            isinstance(autoencoder, DenoisingAutoencoder) for autoencoder in autoencoders
+        ):
             raise ValueError(
-                "Expected `autoencoders` to be sda.DenoisingAutoencoder layers. "
+                "Expected `autoencoders` to be a list of sda.DenoisingAutoencoder layers. "
                 f"Received: autoencoders={autoencoders!r}"
+            )
+        own = [autoencoder.units for autoencoder in autoencoders]
+        if units not in (None, own):
+            raise ValueError(
+                f"Expected `units` to be left out or {own}, as `autoencoders` have. "
+                f"Received: units={units!r}"
             )
         if any(not isinstance(la, keras.layers.Layer) or la.weights for la in input_layers):
             raise ValueError(
                 "Expected `input_layers` to be Keras layers without weights. "
                 f"Received: input_layers={input_layers!r}"
             )
-        self.autoencoders = autoencoders
+        self.autoencoders = list(autoencoders)
         self.input_layers = input_layers
         self.seed = seed
 
@@ -144,6 +165,7 @@ class StackedDenoisingAutoencoder(keras.Model):
         seed=None,
         sparsity=None,
         contraction=0.0,
+        **kwargs,
     ):
         """Return a stack around the hidden `Dense` layers of a Keras model.
 
@@ -157,9 +179,10 @@ class StackedDenoisingAutoencoder(keras.Model):
             model: A built `keras.Sequential`, or a functional model that is a chain of layers.
             corruption, decoder_activation, tied, seed, sparsity, contraction: As in the
                 constructor.
+            **kwargs: Other arguments of the constructor, such as `name`, or those of a subclass.
 
         Returns:
-            A `StackedDenoisingAutoencoder`.
+            A `StackedDenoisingAutoencoder`, or what the subclass is that was asked.
 
         Raises:
             ValueError: If the model is no built chain, has fewer than two `Dense` layers, or
@@ -205,8 +228,10 @@ class StackedDenoisingAutoencoder(keras.Model):
                     name=f"autoencoder_{k + 1}",
                 )
             )
-        stack = cls.__new__(cls)
-        stack._assemble(autoencoders, input_layers, seed)
+        stack = cls._made(
+            units=[autoencoder.units for autoencoder in autoencoders],
+            autoencoders=autoencoders, input_layers=input_layers, seed=seed, **kwargs,
+        )  # fmt: skip
         stack.build(model.input_shape)
         return stack
 
@@ -541,6 +566,7 @@ class StackedDenoisingAutoencoder(keras.Model):
         serialize = keras.saving.serialize_keras_object
         return {
             **super().get_config(),
+            "units": [autoencoder.units for autoencoder in self.autoencoders],
             "autoencoders": [serialize_shared(autoencoder) for autoencoder in self.autoencoders],
             "input_layers": [serialize(layer) for layer in self.input_layers],
             "seed": self.seed,
@@ -549,12 +575,26 @@ class StackedDenoisingAutoencoder(keras.Model):
     @classmethod
     def from_config(cls, config):
         load = keras.saving.deserialize_keras_object
-        config = dict(config)
-        autoencoders = [load(c) for c in config.pop("autoencoders")]
-        input_layers = [load(c) for c in config.pop("input_layers")]
-        stack = cls.__new__(cls)
-        stack._assemble(autoencoders, input_layers, **config)
-        return stack
+        # A subclass that says all itself has none.
+        held = {
+            name: [load(c) for c in config[name]]
+            for name in ("autoencoders", "input_layers")
+            if name in config
+        }
+        return cls._made(**{**config, **held})
+
+    @classmethod
+    def _made(cls, **arguments):
+        """Return an instance: made by the constructor, a subclass is whole."""
+        try:
+            inspect.signature(cls.__init__).bind(None, **arguments)
+        except TypeError as error:
+            raise ValueError(
+                f"Expected the constructor of {cls.__name__} to hand on by **kwargs what a stack "
+                "is made of again, such as `autoencoders`, and `get_config` to hold its own "
+                f"arguments. Received: {error}, of {sorted(arguments)}"
+            ) from error
+        return cls(**arguments)
 
 
 def per_layer(value, depth, name):
