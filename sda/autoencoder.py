@@ -5,23 +5,13 @@ import numpy as np
 from keras import ops
 
 from sda import corruption as corruptions
-from sda import penalties
+from sda import penalties, ranges
 from sda.checks import check_count, check_flag, check_number, look_up
 from sda.forks import check_process
 from sda.losses import ColumnActivation
 from sda.seeding import check_seed, stream
 from sda.slopes import SLOPES
 from sda.slopes import names as names_of_slopes
-
-# Activations whose codes may be read as probabilities.
-UNIT_INTERVAL = ("sigmoid", "hard_sigmoid", "softmax")
-# What code layers may be, besides activations, without a part in a derivative: inert in inference.
-INERT = (
-    keras.layers.AlphaDropout,
-    keras.layers.Dropout,
-    keras.layers.GaussianDropout,
-    keras.layers.GaussianNoise,
-)
 
 
 @keras.saving.register_keras_serializable(package="sda")
@@ -46,9 +36,11 @@ class DenoisingAutoencoder(keras.layers.Layer):
         kernel_initializer: A Keras initializer. None means the tutorial's
             U(±4·sqrt(6 / (visible + units))) under a sigmoid, and Glorot's uniform otherwise.
         encoder: An existing `keras.layers.Dense` to share instead of a new one. `units` is then its
-            own, as are activation and initializer.
+            own, as are activation and initializer. A model that holds both saves and loads with
+            them shared; `keras.models.clone_model` gives each a layer of its own, as it does with
+            Keras's layers that hold others.
         code_layers: Layers without weights (`Activation`, `Dropout`, …) that follow `encoder` where
-            it comes from. They belong to the code, and always run in inference mode.
+            it comes from. They belong to the code, keep its shape, and run in inference mode.
         seed: Integer from which the initial weights and the noise are drawn, or None.
         sparsity: Penalty on the codes in training, a `keras.regularizers.Regularizer` such as
             `sda.penalties.KLSparsity(0.05)` or `keras.regularizers.L1(1e-3)`, or None. Its value
@@ -140,11 +132,10 @@ class DenoisingAutoencoder(keras.layers.Layer):
                 "here the reconstruction. For a penalty on the codes use `sparsity`. "
                 f"Received: activity_regularizer={self.activity_regularizer!r}"
             )
-        unit_interval = [keras.activations.get(name) for name in UNIT_INTERVAL]
-        if isinstance(self.sparsity, penalties.KLSparsity) and self.activation not in unit_interval:
+        if isinstance(self.sparsity, penalties.KLSparsity) and not self.codes_in_unit_interval:
             raise ValueError(
                 "Expected codes in [0, 1], as those of a sigmoid, under `KLSparsity`. "
-                f"Received: activation={self.activation!r}"
+                f"Received: activation={self.activation!r}, code_layers={self.code_layers!r}"
             )
         bent = [la for la in [self.encoder, *self.code_layers] if not _is_straight(la)]
         known = self.activation in SLOPES and len(bent) <= 1
@@ -161,6 +152,20 @@ class DenoisingAutoencoder(keras.layers.Layer):
         named = [self.encoder.activation]
         named += [layer.activation for layer in self.code_layers if hasattr(layer, "activation")]
         return next((a for a in reversed(named) if a is not keras.activations.linear), named[0])
+
+    @property
+    def code_range(self):
+        """The ends between which the codes are known to lie, two numbers, or None.
+
+        Of the encoder and all code layers: a layer that is not of Keras may return anything.
+        """
+        return ranges.of_codes([self.encoder, *self.code_layers])
+
+    @property
+    def codes_in_unit_interval(self):
+        """Whether the codes are known to lie in [0, 1], and may be read as probabilities."""
+        ends = self.code_range
+        return ends is not None and ends[0] >= 0 and ends[1] <= 1
 
     @property
     def kernel(self):
@@ -195,6 +200,19 @@ class DenoisingAutoencoder(keras.layers.Layer):
                 "Expected inputs of shape (batch, ..., visible) with a known last axis. "
                 f"Received: input_shape={tuple(input_shape)}"
             )
+        shape = (*input_shape[:-1], self.units)
+        for layer in self.code_layers:
+            if not layer.built:
+                layer.build(shape)
+            _check_code_layer(layer)
+            codes = keras.KerasTensor(shape, self.compute_dtype)
+            returned = tuple(layer.compute_output_spec(codes).shape)
+            if returned != shape:
+                raise ValueError(
+                    f"Expected `code_layers` to keep the shape of the codes, {shape}; a layer that "
+                    f"changes it belongs before the encoder. Received: {layer!r}, which returns "
+                    f"the shape {returned}"
+                )
         if not self.encoder.built:
             self.encoder.build(input_shape)
         if self.encoder.kernel.shape[0] != visible:
@@ -202,12 +220,6 @@ class DenoisingAutoencoder(keras.layers.Layer):
                 f"Expected inputs with {self.encoder.kernel.shape[0]} features, as `encoder` has. "
                 f"Received: input_shape={tuple(input_shape)}"
             )
-        shape = (*input_shape[:-1], self.units)
-        for layer in self.code_layers:
-            if not layer.built:
-                layer.build(shape)
-            _check_code_layer(layer)
-            shape = layer.compute_output_shape(shape)
         if isinstance(self.missing, list) and len(self.missing) != visible:
             raise ValueError(
                 f"Expected `missing` to be a number or a list of {visible}, one a feature of the "
@@ -354,28 +366,48 @@ class DenoisingAutoencoder(keras.layers.Layer):
             config["contraction"] = self.contraction
         if self.missing is not None:
             config["missing"] = self.missing
-        if self.shares_encoder:
-            config["encoder"] = keras.saving.serialize_keras_object(self.encoder)
-        else:
+        encoder = serialize_shared(self.encoder)
+        # In a file other layers may hold it too, an encoder of the dA's own as well.
+        if self.shares_encoder or "shared_object_id" in encoder:
+            config["encoder"] = encoder
+        if not self.shares_encoder:
             config["units"] = self.units
             config["activation"] = keras.activations.serialize(self.encoder.activation)
         if self.code_layers:
-            config["code_layers"] = [
-                keras.saving.serialize_keras_object(layer) for layer in self.code_layers
-            ]
+            config["code_layers"] = [serialize_shared(layer) for layer in self.code_layers]
         return {**super().get_config(), **config}
 
     @classmethod
     def from_config(cls, config):
         load = keras.saving.deserialize_keras_object
         config = {**config, "code_layers": [load(c) for c in config.get("code_layers", ())]}
-        if "encoder" in config:
-            config["encoder"] = load(config["encoder"])
-        return cls(**config)
+        if "encoder" not in config:
+            return cls(**config)
+        encoder = config["encoder"] = load(config["encoder"])
+        if "units" not in config:
+            return cls(**config)
+        # The encoder that was made for the dA: its settings are known, and no contradiction.
+        initializer = config.pop("kernel_initializer", None)
+        if "activation" in config:
+            config["activation"] = getattr(encoder, "activation", None)
+        autoencoder = cls(**config)
+        autoencoder.kernel_initializer = initializer
+        autoencoder.shares_encoder = False
+        return autoencoder
 
 
 dA = DenoisingAutoencoder
 """The literature's name for the same class."""
+
+
+def serialize_shared(layer):
+    """Return the config of a layer that other layers of the same model may hold too.
+
+    In a file Keras marks a layer as shared from its second config on, and the first one
+    afterwards: too late for a config that went into another one, which was copied by then.
+    """
+    keras.saving.serialize_keras_object(layer)
+    return keras.saving.serialize_keras_object(layer)
 
 
 def _tied_pass(activation, slope):
@@ -461,7 +493,7 @@ def _check_code_layer(layer):
 def _is_straight(layer):
     """Return whether a layer of the code changes no derivative."""
     linear = getattr(layer, "activation", None) is keras.activations.linear
-    return linear or isinstance(layer, INERT)
+    return linear or ranges.computes_as(layer, ranges.INERT)
 
 
 def _sparsity(identifier):

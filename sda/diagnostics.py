@@ -10,17 +10,10 @@ from keras import ops
 from sda.checks import check_count
 from sda.losses import ColumnLoss, ReconstructionLoss
 from sda.pretraining import GreedyPretrainer
+from sda.ranges import ENDS
 from sda.stack import on_arrays
 from sda.training.rows import as_rows, check_finite, in_place, pieces
 
-# The ends of activations that have two.
-ENDS = {
-    keras.activations.sigmoid: (0, 1),
-    keras.activations.hard_sigmoid: (0, 1),
-    keras.activations.tanh: (-1, 1),
-    keras.activations.hard_tanh: (-1, 1),
-    keras.activations.softsign: (-1, 1),
-}
 # A dead unit's codes span less than this share of what they could.
 DEAD = 0.01
 # A saturated unit's are within the first share of an end, in at least the second share of the rows.
@@ -111,7 +104,11 @@ def diagnose(stack, x, y=None, train=None, loss=None, seed=0):
     ]
     for k, autoencoder in enumerate(stack.autoencoders):
         report = reports[k + 1]
-        report.dead, report.saturated = idle_units(codes[k + 1], autoencoder.activation)
+        # Layers behind it may have moved the ends of the activation.
+        activation = autoencoder.activation
+        if autoencoder.code_range != ENDS.get(activation):
+            activation = keras.activations.linear
+        report.dead, report.saturated = idle_units(codes[k + 1], activation)
         vars(report).update(reconstruction(autoencoder, inputs[k], losses[k], seed))
     if y is not None:
         y = np.asarray(in_place(y, "y"))

@@ -196,14 +196,25 @@ class _Inspector:
         self.custom_objects = custom_objects
         self.most = most
         self.weights = 0
+        # The weights and units of shared layers by their number.
+        self.counted = {}
+        self.units = {}
+        # The numbers of the layers around what is being looked at.
+        self.inside = []
 
     def check(self, config, key=""):
         """Raise `ValueError` if anything in `config`, at any depth, is not allowed."""
         if isinstance(config, dict):
+            number = config.get("shared_object_id")
+            # Made within itself, it would be made more than once.
+            if number is not None and number in self.inside:
+                raise _bad_model(self.path, f"the shared object {number} within itself")
             if "class_name" in config:
                 self._check_object(config)
+            self.inside.append(number)
             for name, value in config.items():
                 self.check(value, name)
+            self.inside.pop()
         elif isinstance(config, list):
             if "shape" in key:
                 self._size(config)
@@ -248,9 +259,20 @@ class _Inspector:
                 raise _bad_model(self.path, f"{module}.{name} with {sizes[0]}")
         name = registered if ours else name
         if name in ELEMENTWISE | WITH_KERNEL:
-            self.weights += self._weights_of(name, config)
+            self.weights += self._not_yet_counted(config, self._weights_of(name, config))
             if self.weights > self.most:
                 raise _bad_model(self.path, f"{self.weights} weights declared and not there")
+
+    def _not_yet_counted(self, config, weights):
+        """Return the weights of a layer but for those that another config of it has declared."""
+        number = config.get("shared_object_id")
+        # A config without a module is read by Keras's older reader, which shares nothing.
+        if number is None or not isinstance(config.get("module"), str):
+            return weights
+        # Keras makes one layer from the first config that it comes to: the largest counts.
+        before = self.counted.get(number, 0)
+        self.counted[number] = max(before, weights)
+        return self.counted[number] - before
 
     def _weights_of(self, name, config):
         # A layer that is not built here would be built by another's shape.
@@ -260,12 +282,23 @@ class _Inspector:
         if name in ELEMENTWISE:
             return 4 * self._size(shape)
         settings = config["config"]
+        inputs = self._size(shape[-1:])
         if "encoder" in settings:
-            settings = {**settings["encoder"]["config"], **settings}
-        inputs, units = self._size(shape[-1:]), self._size([settings["units"]])
+            # The encoder is counted by itself: what is left is the decoder.
+            units = self._units(settings["encoder"])
+            return inputs if settings.get("tied") is True else inputs * units + inputs
+        units = self._units(config)
         rank = self._size([settings.get("lora_rank")])
         # Kernel, an untied decoder's kernel, biases, and the low-rank factors.
         return 2 * inputs * units + (1 + rank) * (inputs + units)
+
+    def _units(self, config):
+        units = self._size([config["config"]["units"]])
+        number = config.get("shared_object_id")
+        # Keras would take the first, whatever else a config says.
+        if number is not None and self.units.setdefault(number, units) != units:
+            raise _bad_model(self.path, f"the shared object {number} with two numbers of units")
+        return units
 
     def _size(self, shape):
         """Return the entries of `shape` but for its unknown axes."""

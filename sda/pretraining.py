@@ -12,7 +12,7 @@ from keras import ops
 from sda import checkpoint, losses, processes, replicas
 from sda import codes as code_places
 from sda import preprocessing as before
-from sda.autoencoder import UNIT_INTERVAL, DenoisingAutoencoder
+from sda.autoencoder import DenoisingAutoencoder
 from sda.checks import check_count, look_up
 from sda.forks import check_process
 from sda.optimizers import exclusions, fresh
@@ -686,12 +686,13 @@ def _loss_for(stack, k, loss):
                 f"Expected a sigmoid decoder under cross-entropy. Received: layer {k} with "
                 f"decoder_activation={keras.activations.serialize(autoencoder.decoder_activation)!r}"
             )
-        below = stack.autoencoders[k - 1].activation if k else keras.activations.sigmoid
-        name = keras.activations.serialize(below)
-        if name not in UNIT_INTERVAL:
+        below = stack.autoencoders[k - 1] if k else None
+        if below and not below.codes_in_unit_interval:
+            after = f" behind {below.code_layers!r}" if below.code_layers else ""
             raise ValueError(
                 f"Expected codes in [0, 1] under cross-entropy. Received: layer {k} above "
-                f'{name!r} codes; use decoder_activation="linear" and loss="squared_error" there'
+                f"{keras.activations.serialize(below.activation)!r} codes{after}; use "
+                'decoder_activation="linear" and loss="squared_error" there'
             )
     if isinstance(loss, losses.ColumnLoss):
         linear = activation is keras.activations.linear

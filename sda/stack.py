@@ -1,5 +1,6 @@
 """The stacked denoising autoencoder (SdA): dAs, each on the clean codes of the one below."""
 
+import inspect
 import itertools
 
 import keras
@@ -9,7 +10,7 @@ from keras import ops
 from sda import corruption as corruptions
 from sda import finetuning, losses
 from sda import preprocessing as before
-from sda.autoencoder import DenoisingAutoencoder
+from sda.autoencoder import DenoisingAutoencoder, serialize_shared
 from sda.checks import check_count, check_flag
 from sda.seeding import check_seed, spawn, stream
 from sda.training.rows import (
@@ -56,7 +57,12 @@ class StackedDenoisingAutoencoder(keras.Model):
             in inference mode, so uint8 rows stay uint8 in memory, and they are part of the
             classifier, the encoder and what is exported. `missing`, corruption levels and losses
             are in the units after them.
+        autoencoders: List of `sda.DenoisingAutoencoder`, in place of new ones: what a file or
+            `from_model` has. The settings of layers above are then theirs, whatever they say here.
         **kwargs: Arguments of `keras.Model`, such as `name`.
+
+    A subclass saves and loads if its `get_config` has its own arguments beside those of this class,
+    and its constructor hands on those that it does not know.
 
     Raises:
         ValueError: If a list has not one value a layer, or a value is out of its range.
@@ -73,7 +79,7 @@ class StackedDenoisingAutoencoder(keras.Model):
 
     def __init__(
         self,
-        units,
+        units=None,
         corruption=0.3,
         activation="sigmoid",
         decoder_activation=None,
@@ -84,11 +90,16 @@ class StackedDenoisingAutoencoder(keras.Model):
         contraction=0.0,
         missing=None,
         preprocessing=None,
+        autoencoders=None,
         **kwargs,
     ):
         units = list(units) if isinstance(units, (list, tuple)) else [units]
-        depth = len(units)
         seed = check_seed(seed)
+        if autoencoders is not None:
+            units = None if units == [None] else units
+            self._assemble(autoencoders, preprocessing, seed, units, **kwargs)
+            return
+        depth = len(units)
         activations = per_layer(activation, depth, "activation")
         decoders = per_layer(decoder_activation, depth, "decoder_activation")
         autoencoders = [
@@ -122,17 +133,25 @@ class StackedDenoisingAutoencoder(keras.Model):
         ]
         self._assemble(autoencoders, preprocessing, seed, **kwargs)
 
-    def _assemble(self, autoencoders, preprocessing, seed, **kwargs):
+    def _assemble(self, autoencoders, preprocessing, seed, units=None, **kwargs):
         super().__init__(**kwargs)
         if not autoencoders:
             raise ValueError("Expected `units` to name at least one layer. Received: units=[]")
         # A config may say anything.
-        if not all(isinstance(a, DenoisingAutoencoder) for a in autoencoders):
+        if not isinstance(autoencoders, (list, tuple)) or not all(
+            isinstance(autoencoder, DenoisingAutoencoder) for autoencoder in autoencoders
+        ):
             raise ValueError(
-                "Expected `autoencoders` to be sda.DenoisingAutoencoder layers. "
+                "Expected `autoencoders` to be a list of sda.DenoisingAutoencoder layers. "
                 f"Received: autoencoders={autoencoders!r}"
             )
-        self.autoencoders = autoencoders
+        own = [autoencoder.units for autoencoder in autoencoders]
+        if units not in (None, own):
+            raise ValueError(
+                f"Expected `units` to be left out or {own}, as `autoencoders` have. "
+                f"Received: units={units!r}"
+            )
+        self.autoencoders = list(autoencoders)
         self.preprocessing = before.checked(preprocessing)
         self.seed = seed
 
@@ -146,26 +165,29 @@ class StackedDenoisingAutoencoder(keras.Model):
         seed=None,
         sparsity=None,
         contraction=0.0,
+        **kwargs,
     ):
         """Return a stack around the hidden `Dense` layers of a Keras model.
 
         The dAs hold the model's own layers: what `sda.GreedyPretrainer` teaches the stack, the
         model knows. The last `Dense` is the output layer and stays out. Layers without weights
         (`Activation`, `Dropout`, `Flatten`, …) are kept: before the first `Dense` they are the
-        preprocessing, as an adapted `Normalization` is, after a `Dense` they belong to its code;
-        the stack runs them in inference mode.
+        preprocessing, as an adapted `Normalization` is, after a `Dense` they belong to its code,
+        and keep its shape; the stack runs them in inference mode. What they make of the range of
+        the codes decides on the default decoder.
 
         Args:
             model: A built `keras.Sequential`, or a functional model that is a chain of layers.
             corruption, decoder_activation, tied, seed, sparsity, contraction: As in the
                 constructor.
+            **kwargs: Other arguments of the constructor, such as `name`, or those of a subclass.
 
         Returns:
-            A `StackedDenoisingAutoencoder`.
+            A `StackedDenoisingAutoencoder`, or what the subclass is that was asked.
 
         Raises:
-            ValueError: If the model is no built chain, has fewer than two `Dense` layers, or has
-                weights elsewhere before the last of them.
+            ValueError: If the model is no built chain, has fewer than two `Dense` layers, or
+                between them has other weights, or layers that change the shape.
 
         Example:
 
@@ -190,7 +212,10 @@ class StackedDenoisingAutoencoder(keras.Model):
             )
         ):
             encoder, *code_layers = hidden[k]
-            below = autoencoders[-1].activation if k else "sigmoid"
+            below = "sigmoid"
+            if k:
+                last = autoencoders[-1]
+                below = last.activation if last.codes_in_unit_interval else "linear"
             autoencoders.append(
                 DenoisingAutoencoder(
                     corruption=_seeded(noise, seed, k),
@@ -204,8 +229,10 @@ class StackedDenoisingAutoencoder(keras.Model):
                     name=f"autoencoder_{k + 1}",
                 )
             )
-        stack = cls.__new__(cls)
-        stack._assemble(autoencoders, preprocessing, seed)
+        stack = cls._made(
+            units=[autoencoder.units for autoencoder in autoencoders],
+            autoencoders=autoencoders, preprocessing=preprocessing, seed=seed, **kwargs,
+        )  # fmt: skip
         stack.build(model.input_shape)
         return stack
 
@@ -563,7 +590,8 @@ class StackedDenoisingAutoencoder(keras.Model):
         serialize = keras.saving.serialize_keras_object
         return {
             **super().get_config(),
-            "autoencoders": [serialize(autoencoder) for autoencoder in self.autoencoders],
+            "units": [autoencoder.units for autoencoder in self.autoencoders],
+            "autoencoders": [serialize_shared(autoencoder) for autoencoder in self.autoencoders],
             "preprocessing": [serialize(layer) for layer in self.preprocessing],
             "seed": self.seed,
         }
@@ -571,17 +599,31 @@ class StackedDenoisingAutoencoder(keras.Model):
     @classmethod
     def from_config(cls, config):
         load = keras.saving.deserialize_keras_object
-        config = dict(config)
         if "input_layers" in config:
             raise ValueError(
                 "Expected a stack that sda 0.2 or later saved. Received: one of sda 0.1; build it "
                 "anew and assign its weights"
             )
-        autoencoders = [load(c) for c in config.pop("autoencoders")]
-        preprocessing = [load(c) for c in config.pop("preprocessing")]
-        stack = cls.__new__(cls)
-        stack._assemble(autoencoders, preprocessing, **config)
-        return stack
+        # A subclass that says all itself has none.
+        held = {
+            name: [load(c) for c in config[name]]
+            for name in ("autoencoders", "preprocessing")
+            if name in config
+        }
+        return cls._made(**{**config, **held})
+
+    @classmethod
+    def _made(cls, **arguments):
+        """Return an instance: made by the constructor, a subclass is whole."""
+        try:
+            inspect.signature(cls.__init__).bind(None, **arguments)
+        except TypeError as error:
+            raise ValueError(
+                f"Expected the constructor of {cls.__name__} to hand on by **kwargs what a stack "
+                "is made of again, such as `autoencoders`, and `get_config` to hold its own "
+                f"arguments. Received: {error}, of {sorted(arguments)}"
+            ) from error
+        return cls(**arguments)
 
 
 def per_layer(value, depth, name):

@@ -1,3 +1,5 @@
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -169,3 +171,173 @@ def test_a_kernel_of_four_bits_is_refused():
     dA.encoder.quantize("int4")
     with pytest.raises(ValueError, match='quantized to "int8"'):
         dA.decode(np.ones((2, 4), "float32"))
+
+
+# Files of models in which layers are shared
+
+
+def shared_dense():
+    return layers.Dense(5, "sigmoid", name="shared")
+
+
+def dA(encoder=None, **settings):
+    units = 5 if encoder is None else None
+    return sda.DenoisingAutoencoder(units, encoder=encoder, seed=1, **settings)
+
+
+def an_encoder_before_its_dA(inputs):
+    layer = dA()
+    layer.build((None, 12))
+    return [layer.encoder(inputs), layer(inputs)]
+
+
+def an_encoder_behind_its_dA(inputs):
+    layer = dA(tied=False, kernel_initializer="he_normal")
+    return [layer(inputs), layer.encoder(inputs)]
+
+
+def a_dense_before_its_dA(inputs):
+    dense = shared_dense()
+    return [dense(inputs), dA(dense)(inputs)]
+
+
+def a_dense_behind_its_dA(inputs):
+    dense = shared_dense()
+    return [dA(dense, code_layers=[layers.Dropout(0.5)])(inputs), dense(inputs)]
+
+
+def two_dAs_on_one_dense(inputs):
+    dense = shared_dense()
+    return [dA(dense)(inputs), dA(dense, tied=False)(inputs)]
+
+
+def two_dAs_on_the_encoder_of_one(inputs):
+    first = dA()
+    rebuilt = first(inputs)
+    return [rebuilt, dA(first.encoder)(inputs), first.encoder(inputs)]
+
+
+def a_dA_in_a_nested_model(inputs):
+    dense = shared_dense()
+    inner = keras.Sequential([keras.Input((12,)), dA(dense)])
+    return [inner(inputs), dense(inputs)]
+
+
+def a_dA_in_a_nested_model_behind_its_dense(inputs):
+    dense = shared_dense()
+    codes = dense(inputs)
+    inner = keras.Sequential([keras.Input((12,)), dA(dense)])
+    return [codes, inner(inputs)]
+
+
+def a_dense_nested_behind_its_dA(inputs):
+    layer = dA()
+    rebuilt = layer(inputs)
+    return [rebuilt, keras.Sequential([keras.Input((12,)), layer.encoder])(inputs)]
+
+
+def dA_and_dense_in_one_nested_model(inputs):
+    within = keras.Input((12,))
+    return keras.Model(within, an_encoder_behind_its_dA(within))(inputs)
+
+
+def dAs_in_two_nested_models(inputs):
+    dense = shared_dense()
+    return [keras.Sequential([keras.Input((12,)), dA(dense)])(inputs) for _ in range(2)]
+
+
+def a_stack_and_its_classifier(inputs):
+    stack = built_stack()
+    return [stack(inputs), stack.classifier(3, dropout=0.2)(inputs)]
+
+
+def a_stack_and_its_first_dA(inputs):
+    stack = built_stack()
+    return [stack(inputs), stack.autoencoders[0](inputs)]
+
+
+def a_dA_and_its_stack(inputs):
+    stack = built_stack()
+    return [stack.autoencoders[0](inputs), stack(inputs)]
+
+
+ARRANGEMENTS = [
+    an_encoder_before_its_dA,
+    an_encoder_behind_its_dA,
+    a_dense_before_its_dA,
+    a_dense_behind_its_dA,
+    two_dAs_on_one_dense,
+    two_dAs_on_the_encoder_of_one,
+    a_dA_in_a_nested_model,
+    a_dA_in_a_nested_model_behind_its_dense,
+    a_dense_nested_behind_its_dA,
+    dA_and_dense_in_one_nested_model,
+    dAs_in_two_nested_models,
+    a_stack_and_its_classifier,
+    a_stack_and_its_first_dA,
+    a_dA_and_its_stack,
+]
+
+
+@pytest.mark.parametrize("load", [keras.saving.load_model, sda.load])
+@pytest.mark.parametrize("outputs", ARRANGEMENTS)
+def test_what_layers_share_outlives_a_file(x, tmp_path, outputs, load):
+    inputs = keras.Input((12,))
+    model = keras.Model(inputs, outputs(inputs))
+    generator = np.random.default_rng(4)
+    for variable in model.weights:
+        variable.assign(generator.normal(0, 0.7, variable.shape))
+    model.save(tmp_path / "model.keras")
+    loaded = load(tmp_path / "model.keras")
+    assert [w.shape for w in loaded.weights] == [w.shape for w in model.weights]
+    for scale in (1.0, 0.5):
+        # A variable is one: what it is set to, all outputs see.
+        for made in (model, loaded):
+            kernel = next(w for w in made.weights if w.shape[0] == 12 and len(w.shape) == 2)
+            kernel.assign(scale * kernel.value)
+        actual, expected = (made.predict(x, verbose=0) for made in (loaded, model))
+        for some, others in zip(actual, expected, strict=True):
+            np.testing.assert_allclose(some, others, atol=1e-6)
+
+
+def test_an_encoder_is_the_dAs_own_again_after_a_file(x, tmp_path):
+    settings = {"kernel_initializer": "he_normal", "activation": doubled_tanh, "tied": False}
+    layer = sda.DenoisingAutoencoder(5, **settings, seed=3)
+    model = keras.Sequential([keras.Input((12,)), layer])
+    model.save(tmp_path / "model.keras")
+    custom_objects = {"doubled_tanh": doubled_tanh}
+    loaded = keras.saving.load_model(tmp_path / "model.keras", custom_objects).layers[0]
+    with keras.saving.custom_object_scope(custom_objects):
+        configs = [json.dumps(made.get_config(), sort_keys=True) for made in (loaded, layer)]
+        assert configs[0] == configs[1]
+        # Outside a file it is described by its settings, which may be changed.
+        other = type(loaded).from_config({**loaded.get_config(), "units": 4})
+    other.build((None, 7))
+    assert other.encoder.kernel.shape == (7, 4)
+
+
+def nested_before(inputs, later):
+    dense = shared_dense()
+    codes = keras.Sequential([keras.Input((12,)), dense])(inputs)
+    return [codes, later(dense)(inputs)]
+
+
+@pytest.mark.parametrize("later", [lambda dense: dense, dA], ids=["stock Keras", "dA"])
+def test_a_dense_first_met_within_a_nested_model_is_no_longer_shared(tmp_path, later):
+    """Keras copies the config of a nested model before it knows what is shared."""
+    inputs = keras.Input((12,))
+    model = keras.Model(inputs, nested_before(inputs, later))
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match="could not be loaded"):
+        keras.saving.load_model(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match=r"Expected `path`.*could not be loaded"):
+        sda.load(tmp_path / "model.keras")
+
+
+@pytest.mark.parametrize("hold", [layers.TimeDistributed, dA], ids=["stock Keras", "dA"])
+def test_a_clone_shares_no_layers(hold):
+    """Keras clones layer by layer, those that hold another one as well."""
+    inputs, dense = keras.Input((3, 12)), shared_dense()
+    model = keras.Model(inputs, [dense(inputs), hold(dense)(inputs)])
+    clone = keras.models.clone_model(model)
+    assert len(clone.weights) == len(model.weights) + 2

@@ -402,6 +402,119 @@ def test_a_stack_is_made_again_from_its_config(x):
     np.testing.assert_array_equal(again.encode(x), stack.encode(x))
 
 
+# Subclasses, and stacks of dAs that exist
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Tempered(sda.StackedDenoisingAutoencoder):
+    """Has an argument of its own, which its codes depend on, and a layer."""
+
+    def __init__(self, units, temperature=1.0, **kwargs):
+        super().__init__(units, activation="tanh", **kwargs)
+        self.temperature = temperature
+        self.scale = layers.Rescaling(1 / temperature)
+
+    def call(self, x):
+        return self.scale(super().call(x))
+
+    def get_config(self):
+        return {**super().get_config(), "temperature": self.temperature}
+
+
+class InFull(sda.StackedDenoisingAutoencoder):
+    """Says all that it is made of, and takes nothing else."""
+
+    def __init__(self, temperature=1.0, name=None):
+        super().__init__([8, 5], corruption=0.2, name=name)
+        self.temperature = temperature
+
+    def get_config(self):
+        return {"temperature": self.temperature, "name": self.name}
+
+
+class Closed(sda.StackedDenoisingAutoencoder):
+    """Takes nothing of what a stack is made of."""
+
+    def __init__(self, temperature=1.0):
+        super().__init__([8, 5])
+
+
+@pytest.mark.parametrize("load", [keras.saving.load_model, sda.load])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Tempered([8, 5], temperature=4.0, corruption=[0.1, 0.4], seed=1),
+        lambda: Tempered.from_model(mlp_of_rows(), temperature=4.0, corruption=[0.1, 0.4], seed=1),
+        lambda: InFull(4.0),
+    ],
+    ids=["with an argument of its own", "from a model", "in full"],
+)
+def test_a_subclass_comes_back_whole(x, tmp_path, make, load):
+    stack = make()
+    stack.build((None, 12))
+    generator = np.random.default_rng(1)
+    for variable in stack.trainable_variables:
+        variable.assign(generator.normal(0, 0.7, variable.shape))
+    stack.save(tmp_path / "stack.keras")
+    names = {"tests>Tempered": Tempered, "InFull": InFull}
+    loaded = load(tmp_path / "stack.keras", names)
+    assert type(loaded) is type(stack)
+    assert loaded.temperature == 4.0
+    rates = [[a.corruption.rate for a in made.autoencoders] for made in (loaded, stack)]
+    assert rates[0] == rates[1]
+    np.testing.assert_array_equal(loaded.encode(x), stack.encode(x))
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), stack.predict(x, verbose=0))
+    if type(stack) is Tempered:
+        codes = stack.encode(x) / 4
+        np.testing.assert_allclose(loaded.predict(x, verbose=0), codes, rtol=1e-6)
+
+
+def mlp_of_rows():
+    return keras.Sequential(
+        [keras.Input((12,)), layers.Dense(8, "relu"), layers.Dense(5), layers.Dense(3)]
+    )
+
+
+def test_a_subclass_around_a_model_is_whole_or_refused():
+    model = mlp_of_rows()
+    stack = Tempered.from_model(model, name="tempered")
+    assert (stack.temperature, stack.name) == (1.0, "tempered")
+    assert stack.autoencoders[0].encoder is model.layers[0]
+    assert stack.autoencoders[0].encoder.activation is keras.activations.relu
+    with pytest.raises(ValueError, match=r"constructor of Closed.*Received.*autoencoders"):
+        Closed.from_model(model)
+    with pytest.raises(ValueError, match=r"constructor of Closed"):
+        Closed.from_config(Closed().get_config())
+
+
+def test_a_stack_is_made_of_dAs_that_exist(x, tmp_path):
+    dAs = [
+        sda.DenoisingAutoencoder(8, seed=1),
+        sda.DenoisingAutoencoder(5, activation="tanh", seed=2),
+    ]
+    stack = sda.StackedDenoisingAutoencoder(autoencoders=dAs)
+    codes = dAs[1].encode(dAs[0].encode(x))
+    np.testing.assert_allclose(stack.encode(x), keras.ops.convert_to_numpy(codes), atol=1e-6)
+    assert all(a is b for a, b in zip(stack.autoencoders, dAs, strict=True))
+    stack.save(tmp_path / "stack.keras")
+    loaded = sda.load(tmp_path / "stack.keras")
+    np.testing.assert_array_equal(loaded.reconstruct(x), stack.reconstruct(x))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"autoencoders": "dA"}, "`autoencoders` to be a list of.*autoencoders='dA'"),
+        ({"autoencoders": [5]}, r"`autoencoders` to be a list of.*autoencoders=\[5\]"),
+        ({"units": [8, 4]}, r"`units` to be left out or \[8, 5\].*units=\[8, 4\]"),
+    ],
+)
+def test_dAs_that_are_none_or_others_are_refused(settings, message):
+    dAs = [sda.DenoisingAutoencoder(8), sda.DenoisingAutoencoder(5)]
+    with pytest.raises(ValueError, match=message):
+        sda.StackedDenoisingAutoencoder(**{"autoencoders": dAs, **settings})
+
+
 # Seeds
 
 

@@ -158,9 +158,14 @@ def lambda_function(ground):
     return {"class_name": "__lambda__", "config": {"value": [code(ground), None, None]}}
 
 
-def units(value):
+def units(value, in_encoder=True):
     def change(config, ground):
-        config["config"]["autoencoders"][0]["config"]["units"] = value
+        settings = config["config"]["autoencoders"][0]["config"]
+        settings["units"] = value
+        if in_encoder:
+            settings["encoder"]["config"]["units"] = value
+        else:
+            del settings["encoder"]
 
     return with_config(change)
 
@@ -168,14 +173,67 @@ def units(value):
 def wide_and_wide(config, ground):
     layer = config["config"]["autoencoders"][0]
     layer["config"]["units"] = 100_000
+    del layer["config"]["encoder"]
     layer["build_config"] = config["build_config"] = {"input_shape": [None, 100_000]}
 
 
 def built_later(config, ground):
     layer = config["config"]["autoencoders"][0]
     layer["config"]["units"] = 100_000
-    del layer["build_config"]
+    del layer["build_config"], layer["config"]["encoder"]
     config["build_config"] = {"input_shape": [None, 100_000]}
+
+
+def encoder_built_later(config, ground):
+    del config["config"]["autoencoders"][0]["config"]["encoder"]["build_config"]
+
+
+def wide_encoder(config, ground):
+    encoder = config["config"]["autoencoders"][0]["config"]["encoder"]
+    encoder["config"]["units"] = 100_000
+    encoder["build_config"] = {"input_shape": [None, 100_000]}
+
+
+def dense(units, inputs, number):
+    shape = [None, inputs]
+    return {
+        **stock("Dense", units=units, name=f"dense_{units}_{inputs}"),
+        "build_config": {"input_shape": shape},
+        "shared_object_id": number,
+    }
+
+
+def shared_and_wide(config, ground):
+    """The small one is met first."""
+    config["config"]["layers"][1:1] = [dense(2, 4, 7), dense(2, 10**7, 7)]
+
+
+def shared_and_turned(config, ground):
+    """As many weights as the encoder has, but other units: those of an untied decoder."""
+    layer = config["config"]["autoencoders"][0]
+    encoder = layer["config"]["encoder"]
+    encoder["shared_object_id"] = 7
+    layer["config"]["code_layers"] = [dense(4, 3, 7)]
+
+
+def units_of_another_class(config, ground):
+    """Keras goes by the number alone: the encoder would be the wide layer."""
+    layer = config["config"]["autoencoders"][0]
+    layer["config"]["code_layers"] = [dense(300, 4, 7)]
+    layer["config"]["encoder"] = {**stock("Dropout", units=3, rate=0.0), "shared_object_id": 7}
+
+
+def shared_within_itself(config, ground):
+    layer = config["config"]["autoencoders"][0]
+    layer["shared_object_id"] = layer["config"]["encoder"]["shared_object_id"]
+
+
+def shared_by_another_reader(config, ground):
+    layer = config["config"]["autoencoders"][0]
+    del layer["module"], layer["config"]["encoder"]
+    layer["shared_object_id"] = 7
+    layer["build_config"] = {"input_shape": [None, 10**5]}
+    config["config"]["autoencoders"] = [layer] * 100
 
 
 def low_rank(config, ground):
@@ -451,6 +509,20 @@ MODEL_FILES = {
     "units that are text": (units("10"), "`units`"),
     "wide on wide": (with_config(wide_and_wide), "weights declared and not there"),
     "wide on wide, built later": (with_config(built_later), "before it was built"),
+    "units of a dA, one number": (units(10**9, in_encoder=False), "shape|weights"),
+    "an encoder, built later": (with_config(encoder_built_later), "before it was built"),
+    "a wide encoder": (with_config(wide_encoder), "weights declared and not there"),
+    "a shared layer that is wide elsewhere": (
+        with_config(shared_and_wide, honest_classifier),
+        "weights declared and not there",
+    ),
+    "a shared layer, turned": (with_config(shared_and_turned), "two numbers of units"),
+    "units of another class": (with_config(units_of_another_class), "two numbers of units"),
+    "a shared layer within itself": (with_config(shared_within_itself), "within itself"),
+    "a shared layer for the older reader": (
+        with_config(shared_by_another_reader),
+        "weights declared and not there",
+    ),
     "a low rank without end": (with_config(low_rank, honest_classifier), "shape"),
     "an input without end": (with_config(wide_input, honest_classifier), "shape"),
     "a metric with a billion thresholds": (
