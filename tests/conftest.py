@@ -1,16 +1,19 @@
+import importlib.util
 import os
 from pathlib import Path
+
+import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # JAX compiles the small program of every new model anew, for three quarters of the time. What one
 # test, worker or run has compiled the next one reads; a program and JAX's release are the key.
-CACHE = Path(__file__).resolve().parents[1] / ".pytest_cache" / "jax"
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+TESTS = Path(__file__).resolve().parent
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(TESTS.parent / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-
-import keras
-import pytest
+# A process that a test starts imports the `sda` that is tested: a checkout's, or the installed one.
+TESTED = str(Path(importlib.util.find_spec("sda").origin).parents[1])
+os.environ["PYTHONPATH"] = os.pathsep.join([TESTED, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 # What these test is the same on every backend: files, arrays, tables, pages, pictures, options.
 # It runs once: on TensorFlow, and what is slow on PyTorch, which runs all that is slow.
@@ -22,6 +25,7 @@ ONCE = {
     "test_datasets.py",
     "test_demo.py",
     "test_docs.py",
+    "test_endurance.py",
     "test_larger_than_memory.py",
     "test_larochelle2007.py",
     "test_larochelle2007_experiment.py",
@@ -50,25 +54,43 @@ NOT_ON_JAX = {
     "test_prefixes.py",
     "test_sweep.py",
 }
-BACKEND = keras.backend.backend()
-collect_ignore = sorted(ONCE | NOT_ON_JAX) if BACKEND == "jax" else []
+# Half a minute and more in one test or in what a file prepares: last, one process would wait.
+FIRST = ("test_processes.py", "test_replicas.py", "test_parity.py", "test_checkpoint.py")
+
+
+def backend():
+    # Not where this file is read: pytest-xdist's first process has no need of Keras.
+    import keras
+
+    return keras.backend.backend()
+
+
+def place(path):
+    """The name of a test's file, or of its folder, beside this file."""
+    return path.relative_to(TESTS).parts[0]
+
+
+def pytest_ignore_collect(collection_path):
+    if collection_path != TESTS and place(collection_path) in ONCE | NOT_ON_JAX:
+        return True if backend() == "jax" else None
+    return None
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave to TensorFlow what is the same on every backend, but for what is slow."""
-    if BACKEND != "torch":
-        return
-    tests = Path(__file__).parent
-    once = [
-        item
-        for item in items
-        if item.path.relative_to(tests).parts[0] in ONCE and not item.get_closest_marker("slow")
-    ]
-    config.hook.pytest_deselected(items=once)
-    items[:] = [item for item in items if item not in once]
+    if backend() == "torch":
+        once = [
+            item
+            for item in items
+            if place(item.path) in ONCE and not item.get_closest_marker("slow")
+        ]
+        config.hook.pytest_deselected(items=once)
+        items[:] = [item for item in items if item not in once]
+    items.sort(key=lambda item: place(item.path) not in FIRST)
 
 
 @pytest.fixture(autouse=True)
 def _seeded():
     """Start every test from the same global random state."""
+    import keras
+
     keras.utils.set_random_seed(1)
