@@ -232,6 +232,7 @@ def at_hand():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", examples())
 def test_the_examples_in_docstrings_run(name, tmp_path, monkeypatch):
     if name == "plotting":

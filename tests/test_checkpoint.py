@@ -494,7 +494,9 @@ def test_finetuning_goes_on_from_every_moment_as_if_nothing_had_happened(tmp_pat
     plain = classifier()
     finetune(plain, None, keras_callbacks(tmp_path / "plain.csv", best), seed=None)
     compared = 0
-    for folder in made[::3]:
+    # Each is compiled anew, but on PyTorch.
+    copies = made[::3] if BACKEND == "torch" else made[1::7]
+    for folder in copies:
         # Another start, and another split into dispatches: neither may matter.
         resumed = classifier(seed=1)
         resumed.set_weights([w + 1 for w in resumed.get_weights()])
@@ -510,7 +512,7 @@ def test_finetuning_goes_on_from_every_moment_as_if_nothing_had_happened(tmp_pat
         assert again.epoch == history.epoch
         assert (tmp_path / "log.csv").read_text() == log
         compared += 1
-    assert compared == 6
+    assert compared == len(copies) == (6 if BACKEND == "torch" else 3)
     assert len(list(csv.reader(log.splitlines()))) == 5  # a header and four epochs
 
 
@@ -528,7 +530,8 @@ def test_a_schedule_without_seeds_goes_on_from_every_moment(tmp_path, one_step_a
     folder = tmp_path / "run"
     histories = pretrain(whole, folder, lambda k: [Copies(folder, made)])
     assert len(made) == 2 * 2 * 4  # 2 layers, 2 epochs, 3 dispatches
-    for copy in made[::5]:
+    # Each is compiled anew, but on PyTorch. In the middle of either layer.
+    for copy in made if BACKEND == "torch" else made[2::9]:
         resumed = stacked()  # other random weights, noise and order
         again = pretrain(resumed, copy, lambda k: [Idle(tmp_path, [])])
         assert_same(everything(resumed), everything(whole))
@@ -876,15 +879,15 @@ def test_pretraining_leaves_no_model_and_no_graph_behind():
 
     counts = []
     for _ in range(3):
-        pretrain(stacked(1), epochs=1)
+        pretrain(sda.StackedDenoisingAutoencoder([5], corruption=0.2, seed=1), epochs=1)
         counts.append(alive())
     assert counts[2] == counts[1]
 
 
 def test_fits_in_threads_are_those_of_one_thread():
     def train(seed, results):
-        stack = stacked(seed)
-        pretrain(stack, seed=seed)
+        stack = sda.StackedDenoisingAutoencoder([5], corruption=0.2, seed=seed)
+        pretrain(stack, seed=seed, epochs=1)
         model = stack.classifier(3, dropout=0.2)
         model.compile("adam", "sparse_categorical_crossentropy")
         finetune(model, seed=seed, epochs=2)

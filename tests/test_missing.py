@@ -275,7 +275,7 @@ def test_the_unrolled_autoencoder_is_fine_tuned_on_what_is_observed(x):
     assert history["loss"][1] < history["loss"][0]
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="one file for all backends")
+@pytest.mark.slow
 def test_a_classifier_fills_in_where_there_is_no_sda(x, tmp_path):
     # A fill for each feature takes one layer more than one for all.
     classifier = new_stack(missing=FILLS["a fill each"]).classifier(3)

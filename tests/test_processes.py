@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import trained_together
 
+import sda
 from sda import checkpoint
 
 if keras.backend.backend() != "jax":
@@ -46,6 +47,11 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     return trained_together.train(tmp_path_factory.mktemp("alone"))
+
+
+def test_what_is_tested_is_what_the_processes_import(folders):
+    for folder in folders:
+        assert (folder / "imported.txt").read_text() == sda.__file__
 
 
 def test_two_processes_learn_what_one_learns(folders, alone):

@@ -72,6 +72,7 @@ def swept(tmp_path_factory):
     return path, run(path)
 
 
+@pytest.mark.slow
 def test_each_run_is_what_it_is_alone(swept):
     _, rows = swept
     assert [(row["corruption_3"], row["seed"]) for row in rows] == [
@@ -136,13 +137,10 @@ test_sweep.run(folder)
 """
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="the same on every backend, and slow"
-)
+@pytest.mark.slow
 def test_a_killed_worker_loses_no_finished_run_and_its_own_is_done_again(tmp_path, swept):
     process = subprocess.Popen(
         [sys.executable, "-c", WORKER, str(tmp_path), str(pathlib.Path(__file__).parent)],
-        env={**os.environ, "PYTHONPATH": str(pathlib.Path(sda.__file__).parents[1])},
         stdout=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 300

@@ -142,6 +142,7 @@ def main(folder, address=None, processes="1", rank="0"):
         keras.distribution.set_distribution(
             keras.distribution.DataParallel(auto_shard_dataset=False)
         )
+        (folder / "imported.txt").write_text(sda.__file__)
         (folder / "refusals.json").write_text(json.dumps(refusals(rank)))
         (folder / "collectives.json").write_text(json.dumps(collectives()))
     together = keras.distribution.distribution()
