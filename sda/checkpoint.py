@@ -38,6 +38,7 @@ SUFFIX = ".checkpoint"
 # The names of its files, and of what a run that was killed had begun to write; others are not ours.
 OURS = re.compile(rf"\d{{8,}}{re.escape(SUFFIX)}")
 LEFTOVER = re.compile(r"[0-9a-f]{8,16}\.[a-z]+\.tmp")
+LOCK = "lock"
 # The kinds of dtype that may be in one, as NumPy's letters: numbers and text.
 KINDS = "biufcSU"
 # The generators of NumPy that may be in one.
@@ -100,7 +101,7 @@ class Checkpoints:
     def _take(self, stack):
         """Take the folder; return the content of the newest whole checkpoint, or nothing."""
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = open(self.path / "lock", "ab")  # noqa: SIM115 - the stack closes it
+        lock = open(self.path / LOCK, "ab")  # noqa: SIM115 - the stack closes it
         stack.enter_context(lock)
         if not take(lock):
             raise ValueError(
@@ -193,6 +194,19 @@ class Checkpoints:
                 f"{', '.join(changed)}.",
                 stacklevel=5,
             )
+
+
+def discard(path):
+    """Delete the checkpoints in a folder, and the folder if nobody else has put files there."""
+    path = pathlib.Path(path)
+    if path.is_symlink() or not path.is_dir():
+        return
+    for file in path.iterdir():
+        if file.name == LOCK or OURS.fullmatch(file.name) or LEFTOVER.fullmatch(file.name):
+            with contextlib.suppress(OSError):
+                file.unlink()
+    with contextlib.suppress(OSError):
+        path.rmdir()
 
 
 def check_checkpoints(checkpoint_dir, checkpoint_every):

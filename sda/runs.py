@@ -178,7 +178,7 @@ class Phase:
     @contextlib.contextmanager
     def _recorded(self, settings, seed, resume):
         settings = {name: value for name, value in settings.items() if value is not None}
-        before = self.record.get("seconds", 0) if resume else 0
+        before = self._seconds() if resume else 0
         record = {
             "status": "started",
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -186,6 +186,11 @@ class Phase:
             **circumstances(seed),
         }
         start = time.monotonic()
+
+        def leave(status):
+            record.update(status=status, seconds=round(before + time.monotonic() - start, 1))
+            write_json(self.path / "run.json", record)
+
         if not resume:
             self._write_settings(settings)
         write_json(self.path / "run.json", record)
@@ -196,18 +201,26 @@ class Phase:
         log.info("%s of %s", "resumed" if resume else "start", self.name)
         try:
             yield log
-            record["status"] = "finished"
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            # Before its checkpoints go: without either, a run that is killed would train again.
+            leave("finished")
+            log.info("finished after %s seconds", record["seconds"])
         except BaseException as error:
-            record["status"] = "stopped"
             log.info("stopped by %s: %s", type(error).__name__, error)
+            leave("stopped")
             raise
         finally:
-            record["seconds"] = round(before + time.monotonic() - start, 1)
-            if record["status"] == "finished":
-                log.info("finished after %s seconds", record["seconds"])
             handler.close()
-            write_json(self.path / "run.json", record)
+        checkpoint.discard(self.checkpoints)
+
+    def _seconds(self):
+        """Return how long the phase has taken; if it was killed, until its last sign of life."""
+        record = self.record
+        seconds = record.get("seconds", 0)
+        if record.get("status") != "started":
+            return seconds
+        signs = [self.path / "run.json", self.path / "log.txt", *self.checkpoints.glob("*")]
+        times = [path.lstat().st_mtime for path in signs if path.exists()]
+        return round(seconds + max(times) - times[0], 1)
 
     def check(self, resume=False, overwrite=False):
         """Raise `ValueError` unless a phase may begin here, before anything is read or written."""

@@ -134,6 +134,22 @@ def test_a_live_run_is_left_alone(mine):
         assert {path: path.read_bytes() for path in phase.path.iterdir()} == before
 
 
+def test_a_picture_is_there_when_it_is_whole(tmp_path, monkeypatch):
+    Image = pytest.importorskip("PIL.Image")
+    path = tmp_path / "filters.png"
+    path.write_text("what was there")
+
+    def stops(image, file, format):
+        pathlib.Path(file).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", stops)
+    with pytest.raises(KeyboardInterrupt):
+        sda.plotting.save_png(np.zeros((4, 4), "uint8"), path)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert path.read_text() == "what was there"
+
+
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".h5"])
 def test_a_file_is_there_when_it_is_whole(tmp_path, suffix):
     path = tmp_path / f"codes{suffix}"
