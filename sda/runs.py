@@ -22,6 +22,7 @@ import math
 import os
 import pathlib
 import platform
+import re
 import secrets
 import shutil
 import time
@@ -34,7 +35,8 @@ import sda
 from sda import checkpoint, diagnostics
 from sda.datasets import sources
 from sda.devices import accelerators
-from sda.safe_files import open_plain, printable, read_plain, write_plain
+from sda.locks import Lock
+from sda.safe_files import leftovers, open_plain, printable, read_plain, write_plain
 
 # In the order in which they are made.
 PHASES = ("pretrain", "finetune")
@@ -64,6 +66,7 @@ class Phase:
         self.run = pathlib.Path(run)
         self.name = name
         self.path = self.run / name
+        self._lock = None
 
     @property
     def exists(self):
@@ -150,6 +153,7 @@ class Phase:
             if self.exists and not resume:
                 self._delete()
             self.path.mkdir(parents=True, exist_ok=True)
+            self._clear()
             with self._recorded(settings, seed, resume) as log:
                 yield log
 
@@ -157,23 +161,40 @@ class Phase:
     def _alone(self):
         """Hold the run for this process; raise `ValueError` if another one is writing to it.
 
-        One lock for all phases: to begin one anew deletes those made of it. Its file is not
-        deleted, since another process may be about to lock it.
+        One lock for all phases: to begin one anew deletes those made of it.
         """
         self.run.mkdir(parents=True, exist_ok=True)
-        path = self.run / ".lock"
-        flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
-        if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise _damaged(path, "no regular file")
-        with open(os.open(path, flags, 0o666), "ab") as file:
-            # Without locks in the file system nobody is refused.
-            with contextlib.suppress(OSError):
-                if not checkpoint.take(file):
-                    raise ValueError(
-                        f"Expected the folder of a run that nobody is writing to. Received: "
-                        f"{self.run}, which another process is using"
-                    )
+        self._lock = Lock(self.run / ".lock")
+        try:
+            if not self._lock.take():
+                raise ValueError(
+                    f"Expected the folder of a run that nobody is writing to. Received: "
+                    f"{self.run}, which another process is using"
+                )
+        except OSError:  # without locks in the file system nobody is refused
+            self._lock = None
+        try:
             yield
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+            self._lock = None
+
+    def _check_held(self):
+        """Raise `ValueError` if the run's folder was emptied while this process wrote to it."""
+        if self._lock is not None and not self._lock.is_held():
+            raise ValueError(
+                "Expected the folder of a run to stay as it is while it is written to. Received: "
+                f"{self.run}, which was emptied or replaced"
+            )
+
+    def _clear(self):
+        """Delete what processes that were killed had begun to write."""
+        for path in leftovers(self.path):
+            path.unlink(missing_ok=True)
+        for path in self.run.glob(".*.tmp"):
+            if re.fullmatch(rf"\.({'|'.join(PHASES)})\.[0-9a-f]{{16}}\.tmp", path.name):
+                shutil.rmtree(path, ignore_errors=True)
 
     @contextlib.contextmanager
     def _recorded(self, settings, seed, resume):
@@ -188,6 +209,7 @@ class Phase:
         start = time.monotonic()
 
         def leave(status):
+            self._check_held()
             record.update(status=status, seconds=round(before + time.monotonic() - start, 1))
             write_json(self.path / "run.json", record)
 
@@ -206,7 +228,8 @@ class Phase:
             log.info("finished after %s seconds", record["seconds"])
         except BaseException as error:
             log.info("stopped by %s: %s", type(error).__name__, error)
-            leave("stopped")
+            if self._lock is None or self._lock.is_held():
+                leave("stopped")
             raise
         finally:
             handler.close()
@@ -253,10 +276,12 @@ class Phase:
         writer = csv.DictWriter(text, names)
         writer.writeheader()
         writer.writerows(rows)
+        self._check_held()
         write_plain(self.path / "curves.csv", text.getvalue())
 
     def write_results(self, **results):
         """Add to results.json."""
+        self._check_held()
         write_json(self.path / "results.json", {**self.results, **results})
 
     def check_copy(self, run):

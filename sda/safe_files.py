@@ -37,6 +37,8 @@ FILTERS = {
     h5py.h5z.FILTER_SCALEOFFSET,
     h5py.h5z.FILTER_LZF,
 }
+# The names of the files that `replacing` begins.
+LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.tmp(\.\w+)?", re.S)
 # What the readers of Python and NumPy raise where a file is broken.
 BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OverflowError)
 BROKEN_HEADER = (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError)
@@ -126,6 +128,12 @@ def replacing(path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def leftovers(folder):
+    """Return the files that `replacing` had begun in a folder when its process was killed."""
+    found = pathlib.Path(folder).glob(".*.tmp*")
+    return [path for path in found if LEFTOVER.fullmatch(path.name) and not path.is_dir()]
 
 
 def write_plain(path, content):

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 import sda
 from sda.datasets import writing
 from sda.runs import Phase
+from sda.safe_files import replacing
 from sda_cli.app import app
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="makes links and FIFOs")
@@ -132,6 +134,35 @@ def test_a_live_run_is_left_alone(mine):
                 with Phase("run", "pretrain").begin({"other": 1}, seed=2, **how):
                     pass
         assert {path: path.read_bytes() for path in phase.path.iterdir()} == before
+
+
+def test_a_run_that_was_emptied_and_begun_anew_is_not_mixed_with_the_old_one(mine):
+    with (
+        pytest.raises(ValueError, match="emptied or replaced"),
+        Phase("run", "pretrain").begin({}, 1),
+    ):
+        shutil.rmtree("run")
+        with Phase("run", "pretrain").begin({"other": 1}, seed=2):
+            pass
+        before = {path: path.read_bytes() for path in pathlib.Path("run/pretrain").iterdir()}
+    assert {path: path.read_bytes() for path in pathlib.Path("run/pretrain").iterdir()} == before
+
+
+def test_what_a_killed_process_had_begun_to_write_is_deleted(mine):
+    phase = Phase("run", "pretrain")
+    with phase.begin({}, seed=1), replacing(phase.path / "stack.keras") as temporary:
+        temporary.write_text("half")
+        for name in (".pretrain.0123456789abcdef.tmp", ".mine.tmp"):
+            (phase.run / name).mkdir()
+        shutil.copytree("run", "killed")
+    with Phase("killed", "pretrain").begin({}, seed=1):
+        pass
+    assert {path.name for path in pathlib.Path("killed").iterdir()} == {
+        ".lock", ".mine.tmp", "pretrain",
+    }  # fmt: skip
+    assert {path.name for path in pathlib.Path("killed/pretrain").iterdir()} == {
+        "settings.toml", "run.json", "log.txt",
+    }  # fmt: skip
 
 
 def test_a_picture_is_there_when_it_is_whole(tmp_path, monkeypatch):
