@@ -36,7 +36,7 @@ from sda import checkpoint, diagnostics
 from sda.datasets import sources
 from sda.devices import accelerators
 from sda.locks import Lock
-from sda.safe_files import leftovers, open_plain, printable, read_plain, write_plain
+from sda.safe_files import Damaged, leftovers, open_plain, printable, read_plain, write_plain
 
 # In the order in which they are made.
 PHASES = ("pretrain", "finetune")
@@ -487,7 +487,7 @@ def machine_name(machine):
 
 
 def _damaged(path, received):
-    return ValueError(f"Expected {path} to be as a run left it. Received: {printable(received)}")
+    return Damaged(f"Expected {path} to be as a run left it. Received: {printable(received)}")
 
 
 def _number(text):

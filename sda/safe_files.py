@@ -44,6 +44,13 @@ BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Ove
 BROKEN_HEADER = (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError)
 
 
+class Damaged(ValueError):
+    """What a file or a storage holds is not what this package writes."""
+
+    # What `sda` in a shell ends with.
+    exit_code = 2
+
+
 def refusal(name, expectation, received):
     """Return the `ValueError` that says what `name` was expected to be, and what it is."""
     return ValueError(f"Expected `{name}` to be {expectation}. Received: {printable(received)}")

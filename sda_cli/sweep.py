@@ -130,7 +130,7 @@ def sweep(ctx, out, quiet, data, labels, validation_split, vary, limit, backend,
     import numpy as np
 
     from sda import runs
-    from sda.sweep import Range, Sweep
+    from sda.sweep import Range, Sweep, report
     from sda_cli.training import Interrupted
 
     if data is None:
@@ -169,7 +169,7 @@ def sweep(ctx, out, quiet, data, labels, validation_split, vary, limit, backend,
     done = [row for row in table if row["state"] == "complete"]
     click.echo(f"{len(done)} of {len(table)} runs: {made.path / 'results.md'}")
     if done:
-        best = min(done, key=lambda row: row[made.objective])
+        best = report.best_of(done, made.objective)
         what = ", ".join(f"{name} {best[name]}" for name in made.vary)
         click.echo(f"best: {made.objective} {best[made.objective]:.4g} with {what}")
         click.echo(made.path / "best.keras")

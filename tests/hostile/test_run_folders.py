@@ -137,15 +137,23 @@ def test_a_live_run_is_left_alone(mine):
 
 
 def test_a_run_that_was_emptied_and_begun_anew_is_not_mixed_with_the_old_one(mine):
-    with (
-        pytest.raises(ValueError, match="emptied or replaced"),
-        Phase("run", "pretrain").begin({}, 1),
-    ):
-        shutil.rmtree("run")
-        with Phase("run", "pretrain").begin({"other": 1}, seed=2):
-            pass
-        before = {path: path.read_bytes() for path in pathlib.Path("run/pretrain").iterdir()}
-    assert {path: path.read_bytes() for path in pathlib.Path("run/pretrain").iterdir()} == before
+    def content():
+        return {path: path.read_bytes() for path in pathlib.Path("run/pretrain").iterdir()}
+
+    def begin():
+        return Phase("run", "pretrain").begin({}, seed=1)
+
+    def emptied():
+        with begin():
+            shutil.rmtree("run")
+            with begin():
+                pass
+            found.update(content())
+
+    found = {}
+    with pytest.raises(ValueError, match="emptied or replaced"):
+        emptied()
+    assert content() == found
 
 
 def test_what_a_killed_process_had_begun_to_write_is_deleted(mine):
