@@ -1,5 +1,6 @@
 """Workers of a sweep that join, die and come back. What a run trains is a stand-in here."""
 
+import csv
 import multiprocessing
 import os
 import pathlib
@@ -343,6 +344,22 @@ def test_the_database_is_in_the_folder_of_any_name(tmp_path, judge, name):
     run(made(tmp_path / name), limit=1)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name / "sweep.db").is_file()
+
+
+def test_tables_hold_text_and_nothing_that_runs(tmp_path, judge, capsys):
+    def objective(settings, tell):
+        raise sda.TrainingDiverged('=HYPERLINK("http://a")\x1b[2J', None)
+
+    judge(objective)
+    sweep = made(tmp_path, name="<script>alert(1)</script>")
+    (row, *_) = sweep.run(X, validation_data=X, limit=1)
+    assert row["note"].startswith("=HYPERLINK")
+    with open(tmp_path / "results.csv", newline="") as file:
+        (found,) = csv.DictReader(file)
+    assert found["note"] == '\'=HYPERLINK("http://a")\\x1b[2J'
+    assert found["corruption"] == "0.0"
+    assert "# Sweep: &lt;script&gt;alert(1)&lt;/script&gt;" in (tmp_path / "results.md").read_text()
+    assert "\\x1b[2J (" in capsys.readouterr().out
 
 
 def test_an_objective_of_zero_is_said(tmp_path, judge, capsys):

@@ -7,7 +7,7 @@ import statistics
 import numpy as np
 
 from sda import plotting
-from sda.safe_files import replacing, write_plain
+from sda.safe_files import csv_cell, markdown_cell, replacing, write_plain
 from sda.sweep.space import Range, decoded
 from sda.sweep.studies import counted, facts_of, is_lost, point
 
@@ -59,7 +59,7 @@ def write_table(sweep, study):
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
     write_plain(sweep.path / "results.csv", text.getvalue())
     write_plain(sweep.path / "results.md", _markdown(sweep, rows))
     return rows
@@ -71,14 +71,14 @@ def _markdown(sweep, rows):
     best = best_of(done, measure)
     shown = ["run", *sweep.vary, measure, "state", "seconds", "layers_shared", "layers_trained"]
     cells = [
-        [f"**{_text(row[name])}**" if row is best else _text(row[name]) for name in shown]
+        [f"**{_cell(row[name])}**" if row is best else _cell(row[name]) for name in shown]
         for row in rows
     ]
     parts = [
-        f"# Sweep: {sweep.name}",
+        f"# Sweep: {markdown_cell(sweep.name)}",
         f"{len(done)} of {len(rows)} runs are complete. `{measure}`: {OBJECTIVES[measure]}; the "
         "best in bold. Fixed: "
-        + (", ".join(f"{name} {_text(value)}" for name, value in sweep.fixed.items()) or "nothing")
+        + (", ".join(f"{name} {_cell(value)}" for name, value in sweep.fixed.items()) or "nothing")
         + ".",
         _table([name.replace("_", " ") for name in shown], cells),
     ]
@@ -99,7 +99,7 @@ def _over_seeds(sweep, done):
     names = [name for name in sweep.vary if name != "seed"]
     groups = {}
     for row in done:
-        groups.setdefault(tuple(_text(row[name]) for name in names), []).append(
+        groups.setdefault(tuple(_cell(row[name]) for name in names), []).append(
             row[sweep.objective]
         )
     cells = [
@@ -117,6 +117,10 @@ def _over_seeds(sweep, done):
 def _table(header, rows):
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def _cell(value):
+    return markdown_cell(_text(value))
 
 
 def _text(value):

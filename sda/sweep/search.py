@@ -18,7 +18,7 @@ from sda import checkpoint
 from sda.checks import check_count, check_number
 from sda.locks import alone
 from sda.prefixes import PrefixStore
-from sda.safe_files import Damaged, leftovers, open_plain, replacing
+from sda.safe_files import Damaged, leftovers, open_plain, printable, replacing
 from sda.seeding import check_seed
 from sda.sweep import report, space, trial, workers
 from sda.sweep.space import Range
@@ -516,4 +516,5 @@ def _say(asked, values, outcome, facts, plan, trials):
         result = f"{outcome['values']:.4g}"
     else:
         result = facts.get("error", outcome["state"].name.lower())
-    print(f"[{p + 1}/{total}] {what}: {result} ({facts['seconds']:.1f} s)", flush=True)
+    line = f"[{p + 1}/{total}] {what}: {result} ({facts['seconds']:.1f} s)"
+    print(printable(line, kept=""), flush=True)
