@@ -26,6 +26,7 @@ from keras.src.random import seed_generator
 
 from sda import processes
 from sda.checks import check_number
+from sda.locks import LOCK, Lock
 from sda.safe_files import read_npz
 from sda.training.rows import pieces
 
@@ -37,7 +38,7 @@ KEPT = 2
 SUFFIX = ".checkpoint"
 # The names of its files, and of what a run that was killed had begun to write; others are not ours.
 OURS = re.compile(rf"\d{{8,}}{re.escape(SUFFIX)}")
-LEFTOVER = re.compile(r"[0-9a-f]{8,16}\.[a-z]+\.tmp")
+LEFTOVER = re.compile(r"(?:[0-9a-f]{8,64}\.)?[0-9a-f]{8,16}\.[a-z]+\.tmp")
 # The kinds of dtype that may be in one, as NumPy's letters: numbers and text.
 KINDS = "biufcSU"
 # The generators of NumPy that may be in one.
@@ -100,13 +101,10 @@ class Checkpoints:
     def _take(self, stack):
         """Take the folder; return the content of the newest whole checkpoint, or nothing."""
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = open(self.path / "lock", "ab")  # noqa: SIM115 - the stack closes it
-        stack.enter_context(lock)
-        if not take(lock):
-            raise ValueError(
-                "Expected `checkpoint_dir` to belong to one run at a time. Received: "
-                f"checkpoint_dir={str(self.path)!r}, which another run is using"
-            )
+        self._lock = Lock(self.path / LOCK)
+        if not self._lock.take():
+            raise self._taken("which another run is using")
+        stack.callback(self._lock.release)
         # What a run that was killed had begun to write.
         for leftover in self.path.glob(f"*{SUFFIX}.tmp"):
             if LEFTOVER.fullmatch(leftover.name):
@@ -134,6 +132,23 @@ class Checkpoints:
     def __exit__(self, *error):
         self._open.close()
 
+    def _keep(self):
+        """Take the folder anew if it was emptied; raise `ValueError` if another run has it."""
+        if self._lock.is_held():
+            return
+        # Another run's, even where that has ended.
+        others = self._lock.path.exists()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock.release()
+        if not self._lock.take() or (others and self._files()):
+            raise self._taken("which was emptied, and which another run has taken since")
+
+    def _taken(self, how):
+        return ValueError(
+            "Expected `checkpoint_dir` to belong to one run at a time. Received: "
+            f"checkpoint_dir={str(self.path)!r}, {how}"
+        )
+
     def due(self):
         """Return whether `every` seconds have passed since the last checkpoint."""
         return time.monotonic() - self._saved_at >= self.every
@@ -145,10 +160,12 @@ class Checkpoints:
 
         Raises:
             OSError: If the file cannot be written, as on a full disk.
+            ValueError: If the folder was emptied, and is another run's now.
         """
         self._saved_at = time.monotonic()
         if processes.rank() > 0:
             return
+        self._keep()
         saved = {
             "settings": self.settings,
             "versions": self.versions,
@@ -173,7 +190,8 @@ class Checkpoints:
 
     def _files(self):
         found = self.path.glob(f"*{SUFFIX}")
-        return sorted(path for path in found if OURS.fullmatch(path.name) and path.is_file())
+        ours = (path for path in found if OURS.fullmatch(path.name) and not path.is_symlink())
+        return sorted(path for path in ours if path.is_file())
 
     def _check(self, saved):
         """Raise `ValueError` if the checkpoint is that of another run, and name what differs."""
@@ -193,6 +211,19 @@ class Checkpoints:
                 f"{', '.join(changed)}.",
                 stacklevel=5,
             )
+
+
+def discard(path):
+    """Delete the checkpoints in a folder, and the folder if nobody else has put files there."""
+    path = pathlib.Path(path)
+    if path.is_symlink() or not path.is_dir():
+        return
+    for file in path.iterdir():
+        if file.name == LOCK or OURS.fullmatch(file.name) or LEFTOVER.fullmatch(file.name):
+            with contextlib.suppress(OSError):
+                file.unlink()
+    with contextlib.suppress(OSError):
+        path.rmdir()
 
 
 def check_checkpoints(checkpoint_dir, checkpoint_every):
@@ -781,12 +812,9 @@ def write(path, saved):
     meanwhile, what is under `path` is whole. Nobody else's write has the same other name.
     """
     content = _packed(saved)
-    temporary = path.with_name(f"{secrets.token_hex(8)}{path.suffix}.tmp")
+    temporary = path.with_name(f"{path.stem}.{secrets.token_hex(8)}{path.suffix}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            # Where the system knows no locks, nobody looks for them either.
-            with contextlib.suppress(OSError):
-                take(file)
+        with open(temporary, "xb") as file:
             file.write(b"%s %s %s\n" % (MAGIC, VERSION, _digest(VERSION, content)))
             file.write(content)
             file.flush()
@@ -795,18 +823,6 @@ def write(path, saved):
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def clear_leftovers(folder):
-    """Delete what processes that are gone had begun to write to a folder that several share."""
-    for path in folder.glob("*.tmp"):
-        with contextlib.suppress(OSError):
-            if not LEFTOVER.fullmatch(path.name) or time.time() - path.stat().st_mtime < 60:
-                continue
-            with open(path, "rb+") as file:
-                # Its writer holds the lock while it lives.
-                if take(file):
-                    path.unlink()
 
 
 def read(path):
@@ -915,25 +931,6 @@ def _can_pack(value):
     try:
         json.dumps(_to_json(value, []))
     except (TypeError, RecursionError):
-        return False
-    return True
-
-
-def take(file):
-    """Take the file for this process until it is closed; return whether that could be done."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
         return False
     return True
 

@@ -4,11 +4,12 @@ Every function returns the picture as a uint8 array; `save_png` writes one to a 
 """
 
 import math
-import os
 import re
 
 import keras
 import numpy as np
+
+from sda.safe_files import replacing
 
 
 def filter_tiles(kernel, image_shape, tile_shape=None, spacing=1, scale="each"):
@@ -173,7 +174,7 @@ def learning_curves(histories, path=None, title=None, labels=None, yscale="linea
 
 
 def save_png(image, path, zoom=1):
-    """Writes an image to a PNG file.
+    """Writes an image to a PNG file, whole or not at all.
 
     Args:
         image: uint8 array of shape `(height, width)`, or `(height, width, 3)` in colour.
@@ -202,7 +203,8 @@ def save_png(image, path, zoom=1):
     if not _is_count(zoom):
         raise ValueError(f"Expected `zoom` to be a positive integer. Received: zoom={zoom!r}")
     zoomed = image.repeat(zoom, axis=0).repeat(zoom, axis=1)
-    Image.fromarray(zoomed).save(os.fspath(path), format="PNG")
+    with replacing(path) as temporary:
+        Image.fromarray(zoomed).save(temporary, format="PNG")
 
 
 # Tiles.

@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import re
-import time
 import warnings
 
 import keras
@@ -15,10 +14,11 @@ from keras import ops
 
 from sda import checkpoint, preprocessing
 from sda.checks import check_count
+from sda.locks import Lock, alone
 
 SUFFIX = ".layer"
-# Seconds between two looks at a layer that another process is training.
-PATIENCE = 0.2
+# What a process that was killed had begun to write: the address, and a random name.
+LEFTOVER = re.compile(rf"([0-9a-f]{{64}})\.[0-9a-f]{{16}}{re.escape(SUFFIX)}\.tmp")
 
 
 class PrefixStore:
@@ -33,8 +33,8 @@ class PrefixStore:
 
     Several processes, also on several machines, may use one folder at a time: of two that need the
     same layer one trains it, and the other waits for it. (Where the file system knows no locks,
-    both train it, with the same result.) A process that is killed leaves neither a lock nor half a
-    layer.
+    both train it, with the same result.) A process that is killed leaves neither a lock that is
+    held nor half a layer: what it had begun to write is deleted by whoever uses the store next.
 
     The store sees configurations, not code. Empty it when you have changed an own loss, corruption
     or callback without changing its name or settings.
@@ -77,6 +77,7 @@ class PrefixStore:
         path = self.path / f"{address(settings)}{SUFFIX}"
         with contextlib.suppress(OSError):  # told where the layer cannot be kept
             self.path.mkdir(parents=True, exist_ok=True)
+            self._clear()
         saved = self._read(path, settings, variables)
         if saved is None:
             with alone(path.with_suffix(".lock")):
@@ -104,9 +105,20 @@ class PrefixStore:
                 "it will train it again.",
                 stacklevel=2,
             )
-        checkpoint.clear_leftovers(self.path)
         self._evict()
         return outcome
+
+    def _clear(self):
+        """Delete what processes that are gone had begun to write."""
+        for path in self.path.glob("*.tmp"):
+            found = LEFTOVER.fullmatch(path.name)
+            if found:
+                # Who writes holds the lock of the layer.
+                with contextlib.suppress(OSError, ValueError):
+                    lock = Lock(self.path / f"{found[1]}.lock")
+                    if lock.take():
+                        path.unlink(missing_ok=True)
+                        lock.release()
 
     def size(self):
         """Return the bytes that the layers take."""
@@ -155,38 +167,6 @@ class PrefixStore:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
             excess -= size
-
-
-@contextlib.contextmanager
-def alone(lock):
-    """Hold the file `lock` for this process, while no other does; the end of a process lets go."""
-    while True:
-        try:
-            file = open(lock, "ab")  # noqa: SIM115 - closed below
-        except OSError:  # a folder that may only be read
-            break
-        with file:
-            # Without locks in the file system nobody waits.
-            with contextlib.suppress(OSError):
-                while not checkpoint.take(file):
-                    time.sleep(PATIENCE)
-            # Who had it before has deleted it: somebody else may hold the one that was made since.
-            if not _is(file, lock):
-                continue
-            yield
-            # Who waits for this file, or makes a new one, looks first for what was made meanwhile.
-            with contextlib.suppress(OSError):
-                os.unlink(lock)
-            return
-    yield
-
-
-def _is(file, path):
-    """Return whether the open file is the one under `path`."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 def _problem(saved, settings, variables):

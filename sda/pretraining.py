@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import tempfile
 import time
 
 import keras
@@ -15,6 +14,7 @@ from sda import preprocessing as before
 from sda.autoencoder import DenoisingAutoencoder
 from sda.checks import check_count, look_up
 from sda.forks import check_process
+from sda.locks import scratch_folder
 from sda.optimizers import exclusions, fresh
 from sda.prefixes import PrefixStore, ground, layer_settings, training_settings
 from sda.seeding import check_seed, check_shuffle, fresh_seed, stream
@@ -232,7 +232,7 @@ class GreedyPretrainer:
                 )
             if not stack.built:
                 stack.build((None, *rows.shape[1:]))
-            folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="sda-codes-"))
+            folder = resources.enter_context(scratch_folder("sda-codes-"))
             return self._fit(
                 rows, validation, shuffle, verbose, callbacks, checkpoints, folder, trainings
             )

@@ -22,6 +22,7 @@ import math
 import os
 import pathlib
 import platform
+import re
 import secrets
 import shutil
 import time
@@ -34,12 +35,15 @@ import sda
 from sda import checkpoint, diagnostics
 from sda.datasets import sources
 from sda.devices import accelerators
-from sda.safe_files import open_plain, printable, read_plain, write_plain
+from sda.locks import Lock
+from sda.safe_files import Damaged, leftovers, open_plain, printable, read_plain, write_plain
 
 # In the order in which they are made.
 PHASES = ("pretrain", "finetune")
 # The files of a phase, but for those of a training that is under way.
 FILES = ("settings.toml", "run.json", "log.txt", "curves.csv", "results.json", "stack.keras")
+# A command has some thirty.
+MOST_SETTINGS = 200
 # Bytes that a text of a run may have.
 TEXT_BYTES = 2**24
 
@@ -64,6 +68,7 @@ class Phase:
         self.run = pathlib.Path(run)
         self.name = name
         self.path = self.run / name
+        self._lock = None
 
     @property
     def exists(self):
@@ -97,27 +102,31 @@ class Phase:
     @property
     def record(self):
         """What is in run.json: `circumstances`, started, seconds, status."""
-        return self._json("run.json")
+        return self._json("run.json", RECORD)
 
     @property
     def settings(self):
         """What is in settings.toml."""
+        path = self.path / "settings.toml"
         try:
-            return tomllib.loads(self._read("settings.toml"))
+            settings = tomllib.loads(self._read("settings.toml"))
         except (OSError, ValueError, RecursionError) as error:
-            raise _damaged(self.path / "settings.toml", error) from error
+            raise _damaged(path, _place(error)) from error
+        if len(settings) > MOST_SETTINGS or not all(map(_is_setting, settings.values())):
+            raise _damaged(path, f"{len(settings)} values, or some that are no settings")
+        return _checked(path, settings, SETTINGS)
 
     @property
     def results(self):
         """What is in results.json, or an empty dictionary."""
-        return self._json("results.json") if (self.path / "results.json").exists() else {}
+        return self._json("results.json", RESULTS) if (self.path / "results.json").exists() else {}
 
     @property
     def curves(self):
         """What is in curves.csv: a list of a dictionary of numbers an epoch."""
         try:
             with io.StringIO(self._read("curves.csv"), newline="") as file:
-                return [
+                rows = [
                     {name: _number(value) for name, value in row.items() if value}
                     for row in csv.DictReader(file)
                 ]
@@ -125,6 +134,9 @@ class Phase:
             return []
         except (ValueError, TypeError, AttributeError, csv.Error) as error:
             raise _damaged(self.path / "curves.csv", error) from error
+        if not all(_is_count(row.get(name)) for row in rows for name in ("layer", "epoch")):
+            raise _damaged(self.path / "curves.csv", "rows without a layer and an epoch")
+        return rows
 
     @contextlib.contextmanager
     def begin(self, settings, seed, resume=False, overwrite=False):
@@ -150,6 +162,7 @@ class Phase:
             if self.exists and not resume:
                 self._delete()
             self.path.mkdir(parents=True, exist_ok=True)
+            self._clear()
             with self._recorded(settings, seed, resume) as log:
                 yield log
 
@@ -157,28 +170,45 @@ class Phase:
     def _alone(self):
         """Hold the run for this process; raise `ValueError` if another one is writing to it.
 
-        One lock for all phases: to begin one anew deletes those made of it. Its file is not
-        deleted, since another process may be about to lock it.
+        One lock for all phases: to begin one anew deletes those made of it.
         """
         self.run.mkdir(parents=True, exist_ok=True)
-        path = self.run / ".lock"
-        flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
-        if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise _damaged(path, "no regular file")
-        with open(os.open(path, flags, 0o666), "ab") as file:
-            # Without locks in the file system nobody is refused.
-            with contextlib.suppress(OSError):
-                if not checkpoint.take(file):
-                    raise ValueError(
-                        f"Expected the folder of a run that nobody is writing to. Received: "
-                        f"{self.run}, which another process is using"
-                    )
+        self._lock = Lock(self.run / ".lock")
+        try:
+            if not self._lock.take():
+                raise ValueError(
+                    f"Expected the folder of a run that nobody is writing to. Received: "
+                    f"{self.run}, which another process is using"
+                )
+        except OSError:  # without locks in the file system nobody is refused
+            self._lock = None
+        try:
             yield
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+            self._lock = None
+
+    def _check_held(self):
+        """Raise `ValueError` if the run's folder was emptied while this process wrote to it."""
+        if self._lock is not None and not self._lock.is_held():
+            raise ValueError(
+                "Expected the folder of a run to stay as it is while it is written to. Received: "
+                f"{self.run}, which was emptied or replaced"
+            )
+
+    def _clear(self):
+        """Delete what processes that were killed had begun to write."""
+        for path in leftovers(self.path):
+            path.unlink(missing_ok=True)
+        for path in self.run.glob(".*.tmp"):
+            if re.fullmatch(rf"\.({'|'.join(PHASES)})\.[0-9a-f]{{16}}\.tmp", path.name):
+                shutil.rmtree(path, ignore_errors=True)
 
     @contextlib.contextmanager
     def _recorded(self, settings, seed, resume):
         settings = {name: value for name, value in settings.items() if value is not None}
-        before = self.record.get("seconds", 0) if resume else 0
+        before = self._seconds() if resume else 0
         record = {
             "status": "started",
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -186,6 +216,12 @@ class Phase:
             **circumstances(seed),
         }
         start = time.monotonic()
+
+        def leave(status):
+            self._check_held()
+            record.update(status=status, seconds=round(before + time.monotonic() - start, 1))
+            write_json(self.path / "run.json", record)
+
         if not resume:
             self._write_settings(settings)
         write_json(self.path / "run.json", record)
@@ -196,18 +232,27 @@ class Phase:
         log.info("%s of %s", "resumed" if resume else "start", self.name)
         try:
             yield log
-            record["status"] = "finished"
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            # Before its checkpoints go: without either, a run that is killed would train again.
+            leave("finished")
+            log.info("finished after %s seconds", record["seconds"])
         except BaseException as error:
-            record["status"] = "stopped"
             log.info("stopped by %s: %s", type(error).__name__, error)
+            if self._lock is None or self._lock.is_held():
+                leave("stopped")
             raise
         finally:
-            record["seconds"] = round(before + time.monotonic() - start, 1)
-            if record["status"] == "finished":
-                log.info("finished after %s seconds", record["seconds"])
             handler.close()
-            write_json(self.path / "run.json", record)
+        checkpoint.discard(self.checkpoints)
+
+    def _seconds(self):
+        """Return how long the phase has taken; if it was killed, until its last sign of life."""
+        record = self.record
+        seconds = record.get("seconds", 0)
+        if record.get("status") != "started":
+            return seconds
+        signs = [self.path / "run.json", self.path / "log.txt", *self.checkpoints.glob("*")]
+        times = [path.lstat().st_mtime for path in signs if path.exists()]
+        return round(seconds + max(times) - times[0], 1)
 
     def check(self, resume=False, overwrite=False):
         """Raise `ValueError` unless a phase may begin here, before anything is read or written."""
@@ -240,10 +285,12 @@ class Phase:
         writer = csv.DictWriter(text, names)
         writer.writeheader()
         writer.writerows(rows)
+        self._check_held()
         write_plain(self.path / "curves.csv", text.getvalue())
 
     def write_results(self, **results):
         """Add to results.json."""
+        self._check_held()
         write_json(self.path / "results.json", {**self.results, **results})
 
     def check_copy(self, run):
@@ -301,14 +348,15 @@ class Phase:
         text = head + tomli_w.dumps(settings)
         write_plain(self.path / "settings.toml", text)
 
-    def _json(self, name):
+    def _json(self, name, kinds):
+        path = self.path / name
         try:
             content = json.loads(self._read(name))
         except (OSError, ValueError, RecursionError) as error:
-            raise _damaged(self.path / name, error) from error
+            raise _damaged(path, _place(error)) from error
         if not isinstance(content, dict):
-            raise _damaged(self.path / name, type(content).__name__)
-        return content
+            raise _damaged(path, type(content).__name__)
+        return _checked(path, content, kinds)
 
 
 def _is_same(path, other):
@@ -342,6 +390,15 @@ def finished(run, name):
     return phase
 
 
+def load_stack(phase):
+    """Return the stack of a `Phase` that pretrained one."""
+    path = phase.file("stack.keras")
+    stack = sda.load(path)
+    if not isinstance(stack, sda.StackedDenoisingAutoencoder):
+        raise _damaged(path, f"a {type(stack).__name__}")
+    return stack
+
+
 def read_rows(settings):
     """Return the rows to train on, and those held out or None, that a phase's settings name.
 
@@ -361,7 +418,7 @@ def read_test_rows(settings):
     Those of a dataset that has test rows; otherwise those held out; otherwise, for want of better,
     the rows it was trained on.
     """
-    name = settings["data"]
+    name = settings.get("data", "")
     if not sources.is_file(name) and "::" not in name:
         return _open({**settings, "data": f"{name}::test"}), f"the test rows of {name}"
     train, held_out = read_rows(settings)
@@ -376,10 +433,14 @@ def score(phase, rows):
     Raises:
         ValueError: If the rows have no labels, or some that the classifier does not know.
     """
-    classes = np.asarray(phase.results["classes"])
+    classes = np.asarray(phase.results.get("classes", []))
     if rows.y is None:
         raise ValueError("Expected `labels` to say what the rows are. Received: none")
-    model = sda.load(phase.file("classifier.keras"))
+    path = phase.file("classifier.keras")
+    model = sda.load(path)
+    shapes = model.input_shape, model.output_shape
+    if [type(shape) for shape in shapes] != [tuple] * 2 or shapes[1] != (None, len(classes)):
+        raise _damaged(path, f"a model from {shapes[0]} to {shapes[1]}")
     width = model.input_shape[-1]
     if rows.x.shape[1] != width:
         raise ValueError(
@@ -397,6 +458,8 @@ def score(phase, rows):
 
 
 def _open(settings):
+    if not settings.get("data"):
+        raise ValueError("Expected settings that name `data`. Received: none")
     source = sources.open_source(settings["data"], settings.get("labels"))
     text = settings.get("image_shape")
     if text is None:
@@ -449,7 +512,100 @@ def machine_name(machine):
 
 
 def _damaged(path, received):
-    return ValueError(f"Expected {path} to be as a run left it. Received: {printable(received)}")
+    return Damaged(f"Expected {path} to be as a run left it. Received: {printable(received)}")
+
+
+def _place(error):
+    """Return what is wrong with a file, and where, but nothing that is in it."""
+    if isinstance(error, OSError) or not isinstance(error, ValueError):
+        return error.strerror if isinstance(error, OSError) else type(error).__name__
+    if isinstance(error, (json.JSONDecodeError, UnicodeError, tomllib.TOMLDecodeError)):
+        place = re.search(r"\(at [^()]*\)$", str(error)) or [getattr(error, "msg", "")]
+        return f"{type(error).__name__} {place[0]}".strip()
+    return error
+
+
+def _checked(path, content, kinds):
+    """Return the content of a file; raise `Damaged` unless what has a name in `kinds` is such."""
+    for name, is_right in kinds.items():
+        if name in content and not is_right(content[name]):
+            raise _damaged(path, f"`{name}`, which is something else")
+    return content
+
+
+def _is_text(value):
+    return isinstance(value, str)
+
+
+def _is_number(value, low, high):
+    return type(value) in (int, float) and low <= value <= high
+
+
+def _is_count(value):
+    return _is_number(value, 1, 2**53) and value == int(value)
+
+
+def _is_setting(value):
+    if isinstance(value, list):
+        return all(isinstance(item, (str, int, float)) for item in value)
+    return isinstance(value, (str, int, float))
+
+
+def _is_facts(value):
+    """Return whether a value is a dictionary of texts, numbers, and lists of texts."""
+    return isinstance(value, dict) and all(
+        item is None
+        or isinstance(item, (str, int))
+        or (isinstance(item, list) and all(map(_is_text, item)))
+        for item in value.values()
+    )
+
+
+def _is_labels(value):
+    return isinstance(value, list) and all(isinstance(item, (str, int, float)) for item in value)
+
+
+def _is_scores(value):
+    """Return whether a value is as `diagnostics.classification` gives it."""
+    if not isinstance(value, dict):
+        return False
+    interval, confusion = value.get("interval"), value.get("confusion")
+    return (
+        _is_number(value.get("error"), 0, 1)
+        and _is_number(value.get("rows"), 0, 2**53)
+        and _is_text(value.get("data", ""))
+        and isinstance(interval, list)
+        and len(interval) == 2
+        and all(_is_number(end, 0, 1) for end in interval)
+        and isinstance(confusion, list)
+        and all(isinstance(row, list) and len(row) == len(confusion) for row in confusion)
+        and all(type(n) is int and 0 <= n <= 2**53 for row in confusion for n in row)
+    )
+
+
+def _is_image_shape(value):
+    return _is_text(value) and bool(re.fullmatch(r"none|\d{1,9}x\d{1,9}(x3)?", value))
+
+
+# What the files of a phase hold under names that others read, each by a function that checks it.
+RECORD = {
+    "status": _is_text,
+    "started": _is_text,
+    "seconds": lambda value: _is_number(value, 0, 1e12),
+    "seed": lambda value: value is None or type(value) is int,
+    "backend": _is_text,
+    "versions": lambda value: _is_facts(value) and all(map(_is_text, value.values())),
+    "machine": _is_facts,
+}
+RESULTS = {"classes": _is_labels, "validation": _is_scores, "test": _is_scores}
+SETTINGS = {
+    "data": _is_text,
+    "labels": _is_text,
+    "image_shape": _is_image_shape,
+    "validation_split": lambda value: _is_number(value, 0, 1) and value < 1,
+    "loss": lambda value: all(map(_is_text, value if isinstance(value, list) else [value])),
+    "backend": _is_text,
+}
 
 
 def _number(text):

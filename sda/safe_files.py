@@ -6,6 +6,7 @@ storage, virtual datasets, paths in archives) or declare far more than it holds 
 
 import contextlib
 import errno
+import html
 import io
 import math
 import os
@@ -37,9 +38,18 @@ FILTERS = {
     h5py.h5z.FILTER_SCALEOFFSET,
     h5py.h5z.FILTER_LZF,
 }
+# The names of the files that `replacing` begins.
+LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.tmp(\.\w+)?", re.S)
 # What the readers of Python and NumPy raise where a file is broken.
 BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OverflowError)
 BROKEN_HEADER = (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError)
+
+
+class Damaged(ValueError):
+    """What a file or a storage holds is not what this package writes."""
+
+    # What `sda` in a shell ends with.
+    exit_code = 2
 
 
 def refusal(name, expectation, received):
@@ -47,15 +57,31 @@ def refusal(name, expectation, received):
     return ValueError(f"Expected `{name}` to be {expectation}. Received: {printable(received)}")
 
 
-def printable(text):
+def printable(text, kept="\n\t"):
     """Return `text` with what a terminal would obey, control characters and the like, as escapes.
 
-    Line ends and tabs stay.
+    Args:
+        text: String, or what becomes one.
+        kept: String of characters that stay as they are.
     """
     return "".join(
-        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode()
+        c if c.isprintable() or c in kept else c.encode("unicode_escape").decode()
         for c in str(text)
     )
+
+
+def csv_cell(value):
+    """Return a value for a CSV file; before a text that a spreadsheet would compute, a quote."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value, kept="")
+    return f"'{text}" if text.lstrip(" ")[:1] in tuple("=+-@") else text
+
+
+def markdown_cell(value):
+    """Return a text for a line of Markdown, in which it stays text: no HTML, link or table."""
+    text = html.escape(printable(value, kept=""), quote=False)
+    return re.sub(r"([\\`*|\[\]])", r"\\\1", text)
 
 
 # The door
@@ -126,6 +152,12 @@ def replacing(path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def leftovers(folder):
+    """Return the files that `replacing` had begun in a folder when its process was killed."""
+    found = pathlib.Path(folder).glob(".*.tmp*")
+    return [path for path in found if LEFTOVER.fullmatch(path.name) and not path.is_dir()]
 
 
 def write_plain(path, content):

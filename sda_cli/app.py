@@ -3,9 +3,10 @@
 import importlib
 import os
 import sys
-import traceback
 
 import click
+
+from sda_cli import terminal
 
 # Each is the object of this name in the module of this name.
 COMMANDS = (
@@ -25,8 +26,9 @@ INTERRUPTED = 130
 class App(click.Group):
     """A group whose commands are imported when they are asked for.
 
-    Every error is one line on stderr and a status other than 0: 2 for a mistyped command line, 130
-    after Ctrl-C, 1 for all else. With `--debug` a traceback comes first.
+    Every error is one line on stderr and a status other than 0: 2 for a mistyped command line, and
+    for a run or storage that is damaged, 130 after Ctrl-C, 1 for all else. With `--debug` a
+    traceback comes first.
     """
 
     def list_commands(self, ctx):
@@ -42,12 +44,13 @@ class App(click.Group):
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         args = sys.argv[1:] if args is None else list(args)
         try:
-            status = super().main(args, prog_name, standalone_mode=False, **extra)
+            with terminal.plain_warnings():
+                status = super().main(args, prog_name, standalone_mode=False, **extra)
         except Exception as error:
             if "--debug" in args:
-                traceback.print_exc()
+                terminal.echo_traceback()
             status = _status(error)
-            click.echo(f"sda: {_message(error, args)}", err=True)
+            terminal.echo(f"sda: {_message(error, args)}", err=True)
         sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -3,6 +3,7 @@
 import click
 
 from sda_cli import options
+from sda_cli.terminal import echo
 
 
 @click.command(cls=options.Command)
@@ -37,4 +38,4 @@ def encode(run, data, labels, layer, out, overwrite):
         return np.hstack([stack.encode(x, k) for k in layers])
 
     writing.write(out, rows.x, codes, width, "code")
-    click.echo(f"{out}: {len(rows.x)} rows of {width} values")
+    echo(f"{out}: {len(rows.x)} rows of {width} values")

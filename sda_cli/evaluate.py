@@ -3,6 +3,7 @@
 import click
 
 from sda_cli import options
+from sda_cli.terminal import echo
 
 
 @click.command(cls=options.Command)
@@ -32,13 +33,13 @@ def evaluate(run, data, labels):
         rows, words = trained.read_rows(phase.settings, data, labels), f"those of {data}"
     if phase.name == "pretrain":
         stack, settings = trained.load_stack(run)
-        click.echo(f"{len(rows.x)} rows, {words}")
+        echo(f"{len(rows.x)} rows, {words}")
         reports = diagnostics.diagnose(stack, rows.x, rows.y, loss=settings.get("loss"))
-        click.echo(trained.layer_table(reports))
+        echo(trained.layer_table(reports))
         return
     scores = runs.score(phase, rows)
     phase.write_results(test={**scores, "data": words})
-    click.echo(trained.error_line(scores, words))
-    classes = [str(name) for name in phase.results["classes"]]
+    echo(trained.error_line(scores, words))
+    classes = [str(name) for name in phase.results.get("classes", [])]
     lines = [[name, *map(str, row)] for name, row in zip(classes, scores["confusion"], strict=True)]
-    click.echo(trained.aligned([["true \\ predicted", *classes], *lines]))
+    echo(trained.aligned([["true \\ predicted", *classes], *lines]))

@@ -3,6 +3,7 @@
 import click
 
 from sda_cli import options
+from sda_cli.terminal import echo
 
 
 @click.command(cls=options.Command)
@@ -34,4 +35,4 @@ def filters(run, layer, units, zoom, image_shape, out, overwrite):
     shape = trained.image_shape(trained.read_rows(settings, None, None, image_shape))
     weights = diagnostics.input_weights(stack, layer)[:, :units]
     plotting.save_png(plotting.filter_tiles(weights, shape), out, zoom)
-    click.echo(out)
+    echo(out)

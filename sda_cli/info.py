@@ -5,6 +5,7 @@ import importlib.metadata
 import click
 
 from sda_cli import options
+from sda_cli.terminal import cell, echo
 
 
 @click.command(cls=options.Command)
@@ -19,7 +20,7 @@ def info(run):
         _print({"in use": here["backend"], "on": runs.machine_name(here["machine"])})
         return
     for name, phase in runs.phases(run).items():
-        click.echo(name)
+        echo(name)
         record = phase.record
         versions = ", ".join(f"{k} {v}" for k, v in record.get("versions", {}).items())
         facts = {key: record.get(key) for key in ("status", "started", "seconds")}
@@ -39,4 +40,4 @@ def _version(package):
 def _print(facts, indent=""):
     width = max(map(len, facts))
     for name, value in facts.items():
-        click.echo(f"{indent}{name:{width}}  {value}")
+        echo(f"{indent}{cell(name):{width}}  {cell(value)}")

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import sys
 import tomllib
 
@@ -40,10 +41,12 @@ def _configure(ctx, _, path):
     if path is None:
         return
     try:
-        with open(path, "rb") as file:
-            settings = tomllib.load(file)
-    except (OSError, ValueError) as error:
-        raise click.ClickException(f"{path} is no TOML file: {error}") from error
+        settings = _read_toml(path)
+    except (OSError, ValueError, RecursionError) as error:
+        # Where it is wrong, and nothing that is there.
+        place = re.search(r"\(at [^()]*\)$", str(error))
+        words = f"{type(error).__name__} {place[0] if place else ''}".strip()
+        raise click.ClickException(f"{path} is no TOML file: {words}") from error
     known = {p.name for p in ctx.command.params if isinstance(p, click.Option)} - CONTROLS
     settings = {name.replace("-", "_"): value for name, value in settings.items()}
     unknown = sorted(set(settings) - known)
@@ -54,6 +57,14 @@ def _configure(ctx, _, path):
     ctx.default_map = {name: _as_typed(name, value, path) for name, value in settings.items()}
 
 
+def _read_toml(path):
+    """Return what is in a TOML file that is a regular one, and not too large for settings."""
+    if not os.path.isfile(path) or os.path.getsize(path) > 2**20:
+        raise ValueError(path)
+    with open(path, "rb") as file:
+        return tomllib.load(file)
+
+
 def _as_typed(name, value, path):
     """Return a TOML value as the text that would follow the option, so that one parser reads it."""
     if isinstance(value, list):
@@ -61,7 +72,7 @@ def _as_typed(name, value, path):
     if not isinstance(value, (str, int, float)):
         raise click.ClickException(
             f"Expected `{name}` in {path} to be a string, a number, a boolean or a list of these. "
-            f"Received: {value!r}"
+            f"Received: {type(value).__name__}"
         )
     return str(value).lower() if isinstance(value, bool) else str(value)
 
@@ -129,11 +140,12 @@ def choose_backend(ctx, _, name):
 def use_backend_of(run, phase):
     """Have Keras use the backend that a phase of a run was begun with."""
     try:
-        settings = tomllib.loads((pathlib.Path(run) / phase / "settings.toml").read_text("utf-8"))
+        name = _read_toml(pathlib.Path(run) / phase / "settings.toml").get("backend")
     # What is wrong with the run is said by whoever reads it in earnest.
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return
-    choose_backend(None, None, settings.get("backend"))
+    if isinstance(name, str):
+        choose_backend(None, None, name)
 
 
 DATA = (

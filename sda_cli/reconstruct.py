@@ -5,6 +5,7 @@ import pathlib
 import click
 
 from sda_cli import options
+from sda_cli.terminal import echo
 
 PICTURED = 10
 
@@ -38,8 +39,8 @@ def reconstruct(run, data, labels, layer, image_shape, out, overwrite):
         shape = trained.image_shape(rows)
         strips = diagnostics.denoised(stack, rows.x[:PICTURED], layer)
         plotting.save_png(plotting.reconstructions(*strips, shape), out, zoom=2)
-        click.echo(out)
+        echo(out)
         return
     width = rows.x.shape[1]
     writing.write(out, rows.x, lambda x: stack.reconstruct(x, layer), width, "x")
-    click.echo(f"{out}: {len(rows.x)} rows of {width} values")
+    echo(f"{out}: {len(rows.x)} rows of {width} values")

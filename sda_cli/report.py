@@ -5,6 +5,7 @@ import pathlib
 import click
 
 from sda_cli import options
+from sda_cli.terminal import echo
 
 
 @click.command(cls=options.Command)
@@ -35,4 +36,4 @@ def report(runs, out, title, rows):
     report.check_target(out)
     page = report.render(runs, title, rows)
     write_plain(out, page)
-    click.echo(f"{out}: {len(page.encode()) / 1e6:.2f} MB")
+    echo(f"{out}: {len(page.encode()) / 1e6:.2f} MB")

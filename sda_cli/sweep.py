@@ -4,6 +4,7 @@ import click
 
 from sda_cli import options
 from sda_cli.pretrain import pretraining_options, stack_options
+from sda_cli.terminal import echo
 
 # Ranges of all others are of real numbers.
 WHOLE = ("units", "depth", "epochs", "batch_size", "finetune_epochs", "finetune_batch_size", "seed")
@@ -130,7 +131,7 @@ def sweep(ctx, out, quiet, data, labels, validation_split, vary, limit, backend,
     import numpy as np
 
     from sda import runs
-    from sda.sweep import Range, Sweep
+    from sda.sweep import Range, Sweep, report
     from sda_cli.training import Interrupted
 
     if data is None:
@@ -167,9 +168,9 @@ def sweep(ctx, out, quiet, data, labels, validation_split, vary, limit, backend,
     except KeyboardInterrupt as error:
         raise Interrupted("interrupted. The same command carries on.") from error
     done = [row for row in table if row["state"] == "complete"]
-    click.echo(f"{len(done)} of {len(table)} runs: {made.path / 'results.md'}")
+    echo(f"{len(done)} of {len(table)} runs: {made.path / 'results.md'}")
     if done:
-        best = min(done, key=lambda row: row[made.objective])
+        best = report.best_of(done, made.objective)
         what = ", ".join(f"{name} {best[name]}" for name in made.vary)
-        click.echo(f"best: {made.objective} {best[made.objective]:.4g} with {what}")
-        click.echo(made.path / "best.keras")
+        echo(f"best: {made.objective} {best[made.objective]:.4g} with {what}")
+        echo(made.path / "best.keras")

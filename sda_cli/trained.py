@@ -4,14 +4,14 @@ import pathlib
 
 import numpy as np
 
-import sda
 from sda import runs
+from sda_cli.terminal import cell
 
 
 def load_stack(run):
     """Return the stack of a run and the settings that it was pretrained with."""
     phase = runs.finished(run, "pretrain")
-    return sda.load(phase.file("stack.keras")), phase.settings
+    return runs.load_stack(phase), phase.settings
 
 
 def read_rows(settings, data, labels, image_shape=None):
@@ -63,6 +63,7 @@ def layer_table(reports):
 
 def aligned(lines):
     """Return lines of cells as text, in columns."""
+    lines = [[cell(text) for text in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))

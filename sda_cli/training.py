@@ -13,6 +13,7 @@ from sda.seeding import fresh_seed
 from sda.sweep.trial import make_optimizer
 from sda_cli import options, trained
 from sda_cli.pretrain import NOISES
+from sda_cli.terminal import echo
 
 
 class Interrupted(click.ClickException):
@@ -45,7 +46,7 @@ def pretrain(ctx, out, resume, overwrite, verbose):
         phase.write_curves(histories)
         with replacing(phase.path / "stack.keras") as temporary:
             stack.save(temporary)
-    click.echo(phase.path / "stack.keras")
+    echo(phase.path / "stack.keras")
 
 
 def finetune(ctx, run, out, resume, overwrite, verbose):
@@ -59,7 +60,7 @@ def finetune(ctx, run, out, resume, overwrite, verbose):
         for name in ("data", "labels", "image_shape"):
             settings[name] = settings[name] or before.settings.get(name)
     if settings["validation_split"] is None:
-        settings["validation_split"] = before.settings["validation_split"]
+        settings["validation_split"] = before.settings.get("validation_split", 0)
     settings = resolved(settings, ctx)
     before.check_copy(phase.run)
     rows, held_out = runs.read_rows(settings)
@@ -68,7 +69,7 @@ def finetune(ctx, run, out, resume, overwrite, verbose):
     parts = [rows] if held_out is None else [rows, held_out]
     classes = np.unique(np.concatenate([part.y for part in parts]))
     targets = [np.searchsorted(classes, part.y) for part in parts]
-    stack = sda.load(before.file("stack.keras"))
+    stack = runs.load_stack(before)
     classifier = stack.classifier(len(classes), settings["dropout"])
     classifier.compile(
         make_optimizer(settings["optimizer"], settings["learning_rate"]),
@@ -103,14 +104,14 @@ def finetune(ctx, run, out, resume, overwrite, verbose):
             scores = {"validation": diagnostics.classification(targets[1], predicted, len(classes))}
         phase.write_results(classes=classes.tolist(), **scores)
     if scores:
-        click.echo(trained.error_line(scores["validation"], "the rows held out"))
-    click.echo(phase.path / "classifier.keras")
+        echo(trained.error_line(scores["validation"], "the rows held out"))
+    echo(phase.path / "classifier.keras")
 
 
 def has_ended(phase):
     """Return whether there is nothing left to carry on with, and say so."""
     if phase.is_finished:
-        click.echo(f"{phase.path} had ended already")
+        echo(f"{phase.path} had ended already")
     return phase.is_finished
 
 

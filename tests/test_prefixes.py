@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import sda
-from sda import prefixes
+from sda import locks, prefixes
 
 
 def data():
@@ -204,7 +204,7 @@ def test_a_layer_larger_than_the_limit_is_trained_and_not_kept(tmp_path):
     outcome, variable = layer(store, 7)
     assert outcome == "trained"
     assert keras.ops.convert_to_numpy(variable.value)[0] == 7
-    assert list(tmp_path.iterdir()) == []
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_a_damaged_layer_is_trained_again(tmp_path):
@@ -281,7 +281,7 @@ def test_of_two_processes_one_trains_and_the_other_waits(store, other, monkeypat
             other.stdin.flush()
             other.wait(60)
 
-    monkeypatch.setattr(prefixes, "time", types.SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(locks, "time", types.SimpleNamespace(sleep=sleep))
     _, variable = layer(store, 5, train=None)  # it must not train
     assert len(waited) == 1
     assert keras.ops.convert_to_numpy(variable.value)[0] == 5

@@ -2,9 +2,13 @@
 
 import collections
 import functools
-import os
+import pathlib
 import random
+import shutil
 import signal
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -15,7 +19,7 @@ import pytest
 from keras import layers
 
 import sda
-from sda import checkpoint, prefixes
+from sda import checkpoint, locks
 
 BACKEND = keras.backend.backend()
 
@@ -511,22 +515,22 @@ def test_a_store_that_cannot_be_written_costs_the_layer_and_not_the_run(tmp_path
     assert_same(again, pretrained(None))
 
 
-def test_a_lock_that_was_deleted_meanwhile_is_taken_anew(tmp_path):
+def test_a_lock_is_held_by_one_of_those_that_wait_at_a_time(tmp_path):
     lock, order = tmp_path / "lock", []
 
     def wait():
-        with prefixes.alone(lock):
+        with locks.alone(lock):
             order.append("second")
             time.sleep(0.5)
             order.append("second ends")
 
-    with prefixes.alone(lock):
+    with locks.alone(lock):
         thread = threading.Thread(target=wait)
         thread.start()
-        time.sleep(0.5)  # it waits for a file that is about to be deleted
+        time.sleep(0.5)
     while not order:
         time.sleep(0.01)
-    with prefixes.alone(lock):
+    with locks.alone(lock):
         order.append("third")
     thread.join()
     assert order == ["second", "second ends", "third"]
@@ -544,12 +548,73 @@ def test_leftovers_are_cleared_away_and_what_others_put_there_stays(tmp_path):
 
     store = tmp_path / "store"
     store.mkdir()
-    old = time.time() - 3600
-    for name in ("0123456789abcdef.layer.tmp", "fedcba9876543210.layer.tmp", "notes.tmp"):
+    dead, living = (f"{digit * 64}.0123456789abcdef.layer.tmp" for digit in "ab")
+    for name in (dead, living, "notes.tmp"):
         (store / name).write_text(name)
-        os.utime(store / name, (old, old))
-    with open(store / "fedcba9876543210.layer.tmp", "rb+") as file:
-        assert checkpoint.take(file)  # its writer lives
+    with locks.alone(store / f"{'b' * 64}.lock"):  # its writer lives
         pretrained(sda.PrefixStore(store))
-    kept = {path.name for path in store.glob("*.tmp")}
-    assert kept == {"fedcba9876543210.layer.tmp", "notes.tmp"}
+    assert {path.name for path in store.glob("*.tmp")} == {living, "notes.tmp"}
+
+
+def test_a_folder_that_is_emptied_under_a_run_has_one_owner(tmp_path):
+    def opened():
+        return checkpoint.Checkpoints(tmp_path, {}, every=60)
+
+    with opened() as first:
+        first.save(1)
+        for path in tmp_path.iterdir():
+            path.unlink()
+        with opened() as second:
+            with pytest.raises(ValueError, match="another run has taken since"):
+                first.save(2)
+            second.save(3)
+        with pytest.raises(ValueError, match="another run has taken since"):
+            first.save(4)
+    with opened() as found:
+        assert found.progress == 3
+        shutil.rmtree(tmp_path)
+        found.save(5)  # nobody else has taken it
+        with pytest.raises(ValueError, match="which another run is using"), opened():
+            pass
+    with opened() as found:
+        assert found.progress == 5
+
+
+# A process that is killed while it has a folder for temporary files.
+SCRATCH = """
+import sys, sda.locks
+with sda.locks.scratch_folder("sda-codes-") as folder:
+    (folder / "codes.h5").write_text("many")
+    print(folder, flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.slow
+def test_scratch_folders_of_killed_processes_are_deleted(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    others = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRATCH],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    (tmp_path / "sda-codes-of-somebody").mkdir()
+    (tmp_path / "sda-codes-of-somebody" / "mine").touch()
+    try:
+        folders = [pathlib.Path(other.stdout.readline().strip()) for other in others]
+        others[0].kill()
+        others[0].wait()
+        assert folders[0].exists()
+        with locks.scratch_folder("sda-codes-") as mine:
+            assert not folders[0].exists()
+            assert (folders[1] / "codes.h5").exists()
+        assert not mine.exists()
+        assert (tmp_path / "sda-codes-of-somebody" / "mine").exists()
+    finally:
+        others[1].communicate("\n", timeout=60)
+    assert not folders[1].exists()

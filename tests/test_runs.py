@@ -2,6 +2,10 @@
 
 import json
 import math
+import os
+import pathlib
+import shutil
+import time
 
 import keras
 import numpy as np
@@ -95,6 +99,55 @@ def test_results_are_added_to(phase):
     assert phase.results == {"a": 1, "b": [2]}
 
 
+def cut_off(phase, seconds=0):
+    """Leave the phase as a kill does just after a checkpoint, so many seconds after it began."""
+    kept = phase.run.with_name("kept")
+    with phase.begin({}, seed=1):
+        phase.checkpoints.mkdir()
+        (phase.checkpoints / "00000001.checkpoint").touch()
+        then = time.time() - seconds
+        os.utime(phase.path / "run.json", (then, then))
+        shutil.copytree(phase.run, kept)
+    shutil.rmtree(phase.run)
+    kept.rename(phase.run)
+
+
+def test_the_time_before_a_kill_counts(phase):
+    cut_off(phase, seconds=100)
+    assert phase.record["seconds"] == 0
+    finish(phase, resume=True)
+    assert 100 <= phase.record["seconds"] < 110
+
+
+class Killed(BaseException):
+    """In place of a signal that ends the process."""
+
+
+def test_a_run_that_is_killed_while_it_tidies_up_has_finished(phase, monkeypatch):
+    cut_off(phase)
+    unlink = pathlib.Path.unlink
+
+    def killed(path, *args, **settings):
+        if path.suffix == ".checkpoint":
+            raise Killed
+        unlink(path, *args, **settings)
+
+    monkeypatch.setattr(pathlib.Path, "unlink", killed)
+    monkeypatch.setattr(
+        shutil, "rmtree", lambda *args, **settings: killed(phase.checkpoints / "1.checkpoint")
+    )
+    with pytest.raises(Killed):
+        finish(phase, resume=True)
+    assert phase.is_finished
+
+
+def test_what_others_put_among_the_checkpoints_stays(phase):
+    cut_off(phase)
+    (phase.checkpoints / "notes.txt").write_text("mine")
+    finish(phase, resume=True)
+    assert [path.name for path in phase.checkpoints.iterdir()] == ["notes.txt"]
+
+
 # What is there stays
 
 
@@ -111,7 +164,7 @@ def test_a_run_is_not_overwritten_without_being_asked(phase):
 def test_a_run_that_was_cut_off_is_not_overwritten_either(phase):
     def save_and_stop():
         phase.checkpoints.mkdir()
-        (phase.checkpoints / "1.checkpoint").touch()
+        (phase.checkpoints / "00000001.checkpoint").touch()
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), phase.begin({}, seed=1):

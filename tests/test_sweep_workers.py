@@ -1,7 +1,9 @@
 """Workers of a sweep that join, die and come back. What a run trains is a stand-in here."""
 
+import csv
 import multiprocessing
 import os
+import pathlib
 import random
 import signal
 import threading
@@ -223,6 +225,143 @@ def test_a_best_stack_that_is_elsewhere_is_not_mistaken(tmp_path, judge):
     assert not (tmp_path / "here" / "best.keras").exists()
 
 
+class Killed(BaseException):
+    """In place of a signal that ends the process."""
+
+
+def test_a_kill_after_the_last_result_leaves_no_other_best_stack(tmp_path, judge, monkeypatch):
+    replace, seen = os.replace, []
+
+    def objective(settings, tell):
+        seen.append(settings.corruption[0])
+        return 1 - settings.corruption[0]
+
+    def killed(source, target):
+        if len(seen) == len(LEVELS) and pathlib.Path(target).name == "best.keras":
+            raise Killed
+        replace(source, target)
+
+    judge(objective)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(Killed):
+            run(made(tmp_path))
+    assert (tmp_path / "best.keras").read_text() == "0.2"
+    rows = run(made(tmp_path))
+    assert [row["denoising"] for row in rows] == [1 - level for level in LEVELS]
+    assert len(seen) == len(LEVELS)
+    assert (tmp_path / "best.keras").read_text() == "0.3"
+
+
+def test_of_equal_runs_the_earliest_trial_is_the_best(tmp_path, judge):
+    judge(lambda settings, tell: 1.0)
+    # Another worker has the first point, and gives it back when the second is done.
+    points = {"vary": {"corruption": LEVELS[:2]}}
+    study, asked = held(made(tmp_path, **points), ["elsewhere", 1])
+    run(made(tmp_path, **points), limit=1)
+    study.tell(asked, state=studies.state("FAIL"))
+    rows = run(made(tmp_path, **points))
+    assert [row["trial"] for row in rows] == [2, 1]
+    assert report.best_of(rows, "denoising")["corruption"] == LEVELS[1]
+    assert (tmp_path / "best.keras").read_text() == str(LEVELS[1])
+    assert "| **1** | **0.1** |" in (tmp_path / "results.md").read_text()
+
+
+def test_what_a_killed_worker_had_begun_to_write_is_deleted(tmp_path, judge):
+    run(made(tmp_path), limit=1)
+    process = multiprocessing.get_context("fork").Process(target=int)
+    process.start()
+    process.join()
+    _, asked = held(made(tmp_path), [workers._place(), process.pid])
+    begun = [f".{asked.number}.0123456789abcdef.tmp.keras", f"{asked.number}.01234567.tmp.keras"]
+    for name in (*begun, ".9.0123456789abcdef.tmp.keras"):
+        (tmp_path / "stacks" / name).touch()
+    for name in (".best.0123456789abcdef.tmp.keras", ".mine.0123456789abcdef.tmp.keras"):
+        (tmp_path / name).touch()
+    run(made(tmp_path))
+    names = {path.name for path in (tmp_path / "stacks").iterdir()}
+    assert names == {"0.keras", ".9.0123456789abcdef.tmp.keras"}
+    left = [path.name for path in tmp_path.iterdir() if ".tmp" in path.name]
+    assert left == [".mine.0123456789abcdef.tmp.keras"]
+
+
+@pytest.mark.parametrize("cut", [1, 40])
+def test_half_a_line_in_a_journal_is_no_harm(tmp_path, judge, cut):
+    journal = tmp_path / "journal.log"
+    first = run(made(tmp_path / "sweep", storage=f"journal:{journal}"), limit=2)
+    with open(journal, "ab") as file:
+        file.write(journal.read_bytes().splitlines()[-1][:cut])
+    rows = run(made(tmp_path / "sweep", storage=f"journal:{journal}"))
+    assert rows[:2] == first
+    assert [row["denoising"] for row in rows] == [level + 1 for level in LEVELS]
+
+
+def test_a_full_disk_leaves_whole_lines_in_a_journal(tmp_path, judge, monkeypatch):
+    journal = tmp_path / "journal.log"
+    run(made(tmp_path / "sweep", storage=f"journal:{journal}"), limit=1)
+    whole, fsync = journal.read_bytes(), os.fsync
+
+    def full(descriptor):
+        fsync(descriptor)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            run(made(tmp_path / "sweep", storage=f"journal:{journal}"))
+    assert journal.read_bytes() == whole
+    assert len(run(made(tmp_path / "sweep", storage=f"journal:{journal}"))) == len(LEVELS)
+
+
+def test_damaged_storages_are_named(tmp_path, judge):
+    database = tmp_path / "sweep.db"
+    run(made(tmp_path), limit=1)
+    content = database.read_bytes()
+    for damaged in (b"no database", content[:5000], content[:100] + b"x" * (len(content) - 100)):
+        database.write_bytes(damaged)
+        with pytest.raises(ValueError, match="Expected `storage` to hold what sweeps write"):
+            run(made(tmp_path))
+    journal = tmp_path / "journal.log"
+    for line in ('{"op_code":', "[]", '{"op_code": 77}', '{"op_code": 4, "study_id": 1}'):
+        journal.write_text(f"{line}\n" * 3)
+        with pytest.raises(ValueError, match="Expected `storage` to hold what sweeps write"):
+            run(made(tmp_path, storage=f"journal:{journal}"))
+
+
+def test_a_study_of_another_program_is_left_alone(tmp_path, judge):
+    journal = f"journal:{tmp_path / 'journal.log'}"
+    storage = studies.open_storage(journal, tmp_path)
+    study = optuna.create_study(storage=storage, study_name="theirs")
+    study.optimize(lambda t: t.suggest_float("x", 0, 1), 2)
+    with pytest.raises(ValueError, match="2 trials of another program"):
+        run(made(tmp_path / "sweep", storage=journal, name="theirs"))
+    assert study.user_attrs == {}
+    assert len(study.get_trials()) == 2
+
+
+@pytest.mark.parametrize("name", ["q?one", "a#b", "50%41", "{x}", "a b"])
+def test_the_database_is_in_the_folder_of_any_name(tmp_path, judge, name):
+    run(made(tmp_path / name), limit=1)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name / "sweep.db").is_file()
+
+
+def test_tables_hold_text_and_nothing_that_runs(tmp_path, judge, capsys):
+    def objective(settings, tell):
+        raise sda.TrainingDiverged('=HYPERLINK("http://a")\x1b[2J', None)
+
+    judge(objective)
+    sweep = made(tmp_path, name="<script>alert(1)</script>")
+    (row, *_) = sweep.run(X, validation_data=X, limit=1)
+    assert row["note"].startswith("=HYPERLINK")
+    with open(tmp_path / "results.csv", newline="") as file:
+        (found,) = csv.DictReader(file)
+    assert found["note"] == '\'=HYPERLINK("http://a")\\x1b[2J'
+    assert found["corruption"] == "0.0"
+    assert "# Sweep: &lt;script&gt;alert(1)&lt;/script&gt;" in (tmp_path / "results.md").read_text()
+    assert "\\x1b[2J (" in capsys.readouterr().out
+
+
 def test_an_objective_of_zero_is_said(tmp_path, judge, capsys):
     judge(lambda settings, tell: 0.0)
     made(tmp_path).run(X, validation_data=X, limit=1)
@@ -373,6 +512,29 @@ def test_a_process_of_this_machine_that_is_gone_is_not_waited_for(tmp_path, judg
     held(made(tmp_path), [workers._place(), process.pid])
     rows = run(made(tmp_path, beat=3600))
     assert {row["state"] for row in rows} == {"complete"}
+
+
+def test_machines_of_one_name_are_told_apart(tmp_path, judge, monkeypatch):
+    here = workers._place()
+    boot = pathlib.Path("/proc/sys/kernel/random/boot_id")
+    if not boot.exists():
+        pytest.skip("this system does not number its boots")
+    text = pathlib.Path.read_text
+
+    def elsewhere(path, *args):
+        return "another boot" if path == boot else text(path, *args)
+
+    monkeypatch.setattr(pathlib.Path, "read_text", elsewhere)
+    there = workers._place()
+    monkeypatch.undo()
+    assert there != here
+    process = multiprocessing.get_context("fork").Process(target=int)
+    process.start()
+    process.join()
+    study, asked = held(made(tmp_path), [there, process.pid])
+    watch = workers.Watch(60)
+    watch.bury(study)
+    assert [t.number for t in watch.running(study)] == [asked.number]
 
 
 def test_a_worker_writes_signs_of_life_while_it_trains(tmp_path, judge):

@@ -17,6 +17,9 @@ from sda.report.charts import line_chart
 FILTER_BYTES = 900_000
 # How a page begins.
 HEAD = b'<!doctype html>\n<html lang="en">\n<head>\n<meta name="generator" content="keras-sda">'
+# Classes of which a confusion matrix is shown, and bytes of a page.
+MOST_CLASSES = 50
+PAGE_BYTES = 10_000_000
 # Rows shown rebuilt.
 REBUILT = 10
 COLUMNS = {
@@ -82,15 +85,20 @@ def render(folders, title=None, most_rows=2000):
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    return environment.get_template("page.html").render(
+    page = environment.get_template("page.html").render(
         title=title or ", ".join(names),
         made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=sda.__version__,
         runs=shown,
         settings=_settings(phases),
-        charts=_charts(phases),
+        charts=_charts(phases, [len(stack.autoencoders) for stack in stacks]),
         columns=[(name, head) for name, (head, _) in COLUMNS.items()],
     )
+    if len(page) > PAGE_BYTES:
+        raise safe_files.Damaged(
+            f"Expected runs that make a page of at most {PAGE_BYTES} bytes. Received: {len(page)}"
+        )
+    return page
 
 
 def check_target(path):
@@ -120,7 +128,7 @@ def _names(folders):
 
 
 def _load_stack(folder):
-    return sda.load(runs.finished(folder, "pretrain").file("stack.keras"))
+    return runs.load_stack(runs.finished(folder, "pretrain"))
 
 
 def _run(index, name, phases, stack, most_rows, filter_bytes):
@@ -135,6 +143,9 @@ def _run(index, name, phases, stack, most_rows, filter_bytes):
         "notes": [],
     }
     run["confusion"] = _confusion(phases.get("finetune"))
+    if run["confusion"] and len(run["confusion"]["classes"]) > MOST_CLASSES:
+        run["notes"].append(f"Of more than {MOST_CLASSES} classes no confusion matrix is shown.")
+        run["confusion"] = None
     try:
         train, held_out = runs.read_rows(pretrain.settings)
     # Whatever has become of the data: the rest of the page does without.
@@ -213,6 +224,11 @@ def _scores(phase):
     ]
 
 
+def _names_of(classes, count):
+    """Return the names of classes, or their numbers where there are not as many names."""
+    return [str(name) for name in (classes if len(classes) == count else range(count))]
+
+
 def _interval(scores):
     low, high = (100 * end for end in scores["interval"])
     return f"{low:.2f} to {high:.2f}"
@@ -229,7 +245,7 @@ def _confusion(phase):
     return {
         "rows": scores.get("data", "the rows held out"),
         "total": scores["rows"],
-        "classes": [str(name) for name in results["classes"]],
+        "classes": _names_of(results.get("classes", []), len(counts)),
         "lines": [
             [(int(n), round(100 * math.sqrt(s))) for n, s in zip(*line, strict=True)]
             for line in zip(counts, shares, strict=True)
@@ -259,12 +275,17 @@ def _text(value):
     return "–" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _charts(phases):
+def _charts(phases, depths):
     """Return (heading, SVG, table of the last values) for each layer and the classifier."""
     panels = {}
-    for run, of_run in enumerate(phases):
+    for run, (of_run, depth) in enumerate(zip(phases, depths, strict=True)):
         for phase in of_run.values():
             for row in phase.curves:
+                if phase.name == "pretrain" and row["layer"] > depth:
+                    raise safe_files.Damaged(
+                        f"Expected curves of the {depth} layers of {phase.run}. "
+                        f"Received: layer {row['layer']:.0f}"
+                    )
                 at = f"layer {row['layer']:.0f}" if phase.name == "pretrain" else "classifier"
                 for key, value in row.items():
                     metric = key.removeprefix("val_")

@@ -61,7 +61,7 @@ def ticks(low, high, most=5):
 
     The steps are 1, 2 or 5 times a power of ten, the smallest with at most `most` of them.
     """
-    if high <= low:
+    if not high - low > 1e-300:  # a step has to be a number, too
         low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
     power = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next(f * power for f in (1, 2, 5, 10, 20) if (high - low) / (f * power) <= most - 1)

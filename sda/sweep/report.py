@@ -2,13 +2,12 @@
 
 import csv
 import io
-import os
-import secrets
 import statistics
 
 import numpy as np
 
 from sda import plotting
+from sda.safe_files import csv_cell, markdown_cell, replacing, write_plain
 from sda.sweep.space import Range, decoded
 from sda.sweep.studies import counted, facts_of, is_lost, point
 
@@ -41,6 +40,7 @@ def rows_of(sweep, study):
                 "run": number,
                 **{name: values.get(name) for name in sweep.vary},
                 sweep.objective: found.value if found.state.name != "FAIL" else None,
+                "trial": found.number,
                 "state": "lost" if is_lost(found) else found.state.name.lower(),
                 "seconds": facts.get("seconds"),
                 "cpu_seconds": facts.get("cpu_seconds"),
@@ -59,26 +59,26 @@ def write_table(sweep, study):
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
-    _write(sweep.path / "results.csv", text.getvalue())
-    _write(sweep.path / "results.md", _markdown(sweep, rows))
+    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
+    write_plain(sweep.path / "results.csv", text.getvalue())
+    write_plain(sweep.path / "results.md", _markdown(sweep, rows))
     return rows
 
 
 def _markdown(sweep, rows):
     measure = sweep.objective
     done = [row for row in rows if row["state"] == "complete"]
-    best = min(done, key=lambda row: row[measure], default=None)
+    best = best_of(done, measure)
     shown = ["run", *sweep.vary, measure, "state", "seconds", "layers_shared", "layers_trained"]
     cells = [
-        [f"**{_text(row[name])}**" if row is best else _text(row[name]) for name in shown]
+        [f"**{_cell(row[name])}**" if row is best else _cell(row[name]) for name in shown]
         for row in rows
     ]
     parts = [
-        f"# Sweep: {sweep.name}",
+        f"# Sweep: {markdown_cell(sweep.name)}",
         f"{len(done)} of {len(rows)} runs are complete. `{measure}`: {OBJECTIVES[measure]}; the "
         "best in bold. Fixed: "
-        + (", ".join(f"{name} {_text(value)}" for name, value in sweep.fixed.items()) or "nothing")
+        + (", ".join(f"{name} {_cell(value)}" for name, value in sweep.fixed.items()) or "nothing")
         + ".",
         _table([name.replace("_", " ") for name in shown], cells),
     ]
@@ -90,11 +90,16 @@ def _markdown(sweep, rows):
     return "\n\n".join(parts) + "\n"
 
 
+def best_of(rows, objective):
+    """Return the row of the best run, the earliest trial of several, or None."""
+    return min(rows, key=lambda row: (row[objective], row["trial"]), default=None)
+
+
 def _over_seeds(sweep, done):
     names = [name for name in sweep.vary if name != "seed"]
     groups = {}
     for row in done:
-        groups.setdefault(tuple(_text(row[name]) for name in names), []).append(
+        groups.setdefault(tuple(_cell(row[name]) for name in names), []).append(
             row[sweep.objective]
         )
     cells = [
@@ -114,23 +119,16 @@ def _table(header, rows):
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
+def _cell(value):
+    return markdown_cell(_text(value))
+
+
 def _text(value):
     if value is None:
         return ""
     if isinstance(value, float):
         return f"{value:.4g}"
     return ", ".join(map(_text, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-def _write(path, text):
-    temporary = _beside(path)
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def _beside(path):
-    """Return another name beside `path`, which no other worker writes to."""
-    return path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 # Figures
@@ -146,7 +144,7 @@ def draw(sweep, study, rows):
         _draw_curves(sweep, study, done)
     except ImportError:
         return
-    _write(sweep.path / "results.md", _markdown(sweep, rows))
+    write_plain(sweep.path / "results.md", _markdown(sweep, rows))
 
 
 def draw_comparison(sweep, done):
@@ -183,7 +181,7 @@ def draw_comparison(sweep, done):
 
 def _draw_curves(sweep, study, done):
     """Draw the error after each epoch of fine-tuning, of the best runs."""
-    best = sorted(done, key=lambda row: row[sweep.objective])[:SHOWN]
+    best = sorted(done, key=lambda row: (row[sweep.objective], row["trial"]))[:SHOWN]
     trials = {point(t): t for t in reversed(study.get_trials()) if t.state.name == "COMPLETE"}
     curves = {
         ", ".join(f"{name} {_text(row[name])}" for name in sweep.vary): {
@@ -196,12 +194,9 @@ def _draw_curves(sweep, study, done):
     }
     if curves:
         image = plotting.learning_curves(curves, labels={"error": OBJECTIVES["error"]})
-        temporary = _beside(sweep.path / "curves.png")
-        plotting.save_png(image, temporary)
-        os.replace(temporary, sweep.path / "curves.png")
+        plotting.save_png(image, sweep.path / "curves.png")
 
 
 def _save(figure, path):
-    temporary = _beside(path)
-    figure.savefig(temporary, dpi=110, format="png")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")

@@ -5,8 +5,8 @@ import itertools
 import json
 import math
 import operator
-import os
 import pathlib
+import re
 import secrets
 import shutil
 import time
@@ -16,12 +16,15 @@ import numpy as np
 
 from sda import checkpoint, preprocessing
 from sda.checks import check_count, check_number
-from sda.prefixes import PrefixStore, alone
+from sda.locks import alone
+from sda.prefixes import PrefixStore
+from sda.safe_files import Damaged, leftovers, open_plain, printable, replacing
 from sda.seeding import check_seed
 from sda.sweep import report, space, trial, workers
 from sda.sweep.space import Range
 from sda.sweep.studies import (
     ATTEMPTS,
+    DATABASE,
     claim,
     counted,
     facts_of,
@@ -31,6 +34,7 @@ from sda.sweep.studies import (
     open_storage,
     point,
     quiet,
+    reading,
     state,
 )
 from sda.training.fit import TrainingDiverged
@@ -38,6 +42,9 @@ from sda.training.rows import as_rows, check_finite, in_place
 
 # A worker that gives no sign for so many beats is taken for dead.
 GRACE = 4
+# Held by the worker that writes the table, the figures and the best models.
+LOCK = "best.lock"
+OWN = r"\.(best|best_classifier|results|comparison|curves)\."
 
 
 class Sweep:
@@ -175,24 +182,33 @@ class Sweep:
         chosen = preprocessing.for_rows(train[0])
         if chosen and verbose:
             print(f"preprocessing: {preprocessing.described(chosen)}", flush=True)
+        # A worker may have been killed between its last result and this.
+        self._settle(study)
         prefixes = None
         if self.prefix_bytes:
             prefixes = PrefixStore(self.path / "layers", self.prefix_bytes)
         watch = workers.Watch(GRACE * self.beat)
         done = 0
         while limit is None or done < limit:
-            asked = self._ask(study, watch)
+            with reading(self.storage):
+                asked = self._ask(study, watch)
+                running = asked is None and watch.running(study)
             if asked is None:
-                if not watch.running(study):
+                if not running:
                     break
                 time.sleep(min(1.0, self.beat))  # to take over what another loses
                 continue
             done += 1
             self._do(study, asked, train, held_out, prefixes, verbose)
-            report.write_table(self, study)
-        rows = report.write_table(self, study)
-        report.draw(self, study, rows)
+            self._write_table(study)
+        rows = self._write_table(study)
+        with alone(self.path / LOCK):
+            report.draw(self, study, rows)
         return rows
+
+    def _write_table(self, study):
+        with alone(self.path / LOCK), reading(self.storage):
+            return report.write_table(self, study)
 
     # What there is to do
 
@@ -329,7 +345,8 @@ class Sweep:
                 facts["layers_trained"] = prefixes.misses - before[1]
             facts["backend"] = keras.backend.backend()
             facts["versions"] = checkpoint.versions()
-            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            updated = contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError)
+            with updated, reading(self.storage):
                 asked.set_user_attr("facts", facts)
                 study.tell(asked, **outcome, skip_if_finished=True)
         self._settle(study)
@@ -345,32 +362,59 @@ class Sweep:
         folder.mkdir(exist_ok=True)
         for model, kind in ((stack, ""), (classifier, "_classifier")):
             if model is not None:
-                temporary = folder / f"{asked.number}.{secrets.token_hex(4)}.tmp.keras"
-                model.save(temporary)
-                os.replace(temporary, folder / f"{asked.number}{kind}.keras")
+                with replacing(folder / f"{asked.number}{kind}.keras") as temporary:
+                    model.save(temporary)
 
     def _settle(self, study):
         """Put the best models of all under their names, and delete those that no longer are."""
-        trials = study.get_trials()
-        complete = {t.number: t.value for t in trials if t.state.name == "COMPLETE"}
         folder = self.path / "stacks"
-        if not complete or not folder.exists():
+        if not folder.exists():
             return
-        with alone(self.path / "best.lock"):
+        with alone(self.path / LOCK):
+            with reading(self.storage):
+                trials = study.get_trials()
+                complete = {t.number: t.value for t in trials if t.state.name == "COMPLETE"}
+            self._clear(folder, trials)
+            if not complete:
+                return
             best = min(complete, key=lambda number: (complete[number], number))
             for kind in ("", "_classifier"):
                 source = folder / f"{best}{kind}.keras"
                 target = self.path / f"best{kind}.keras"
-                try:
-                    shutil.copyfile(source, target.with_suffix(".tmp"))
-                    os.replace(target.with_suffix(".tmp"), target)
-                except FileNotFoundError:  # it is in the folder of another machine
+                if source.exists():
+                    with (
+                        open_plain(source, links=False) as model,
+                        replacing(target) as temporary,
+                        open(temporary, "wb") as copy,
+                    ):
+                        shutil.copyfileobj(model, copy)
+                else:  # it is in the folder of another machine
                     target.unlink(missing_ok=True)
                 for other in trials:
                     if other.state.is_finished() and other.number != best:
                         (folder / f"{other.number}{kind}.keras").unlink(missing_ok=True)
 
+    def _clear(self, folder, trials):
+        """Delete what workers that are gone had begun to write. Whoever calls it has the lock."""
+        for path in leftovers(self.path):
+            if re.match(OWN, path.name):
+                path.unlink(missing_ok=True)
+        ended = {str(t.number): t for t in trials if t.state.is_finished()}
+        for path in folder.glob("*.tmp.keras"):
+            found = ended.get(path.name.lstrip(".").partition(".")[0].partition("_")[0])
+            old = time.time() - path.lstat().st_mtime > GRACE * self.beat
+            if found is not None and (old or workers.is_gone(found)):
+                path.unlink(missing_ok=True)
+
     # The study
+
+    def _check_folder(self):
+        """Raise `ValueError` if a link would lead what is written out of the sweep's folder."""
+        for name in ("stacks", "layers", *(f"{DATABASE}{end}" for end in ("", "-wal", "-journal"))):
+            if (self.path / name).is_symlink():
+                raise Damaged(
+                    f"Expected {self.path / name} to be as a sweep left it. Received: a link"
+                )
 
     def _open(self, train, held_out):
         """Return the Optuna study, made where it is not there."""
@@ -387,7 +431,8 @@ class Sweep:
             "data": checkpoint.data_settings([train, held_out]),
         }
         self.path.mkdir(parents=True, exist_ok=True)
-        with alone(self.path / "study.lock"), quiet(optuna):
+        self._check_folder()
+        with alone(self.path / "study.lock"), quiet(optuna), reading(self.storage):
             study = optuna.create_study(
                 storage=open_storage(self.storage, self.path),
                 study_name=self.name,
@@ -396,7 +441,14 @@ class Sweep:
                 load_if_exists=True,
             )
             there = study.user_attrs.get("settings")
+            begun = len(study.get_trials())
             if there is None:
+                if begun:
+                    raise ValueError(
+                        "Expected a study that a sweep began. Received: "
+                        f"{begun} trials of another program; name={self.name!r}. Nothing was "
+                        "changed: use another name"
+                    )
                 study.set_user_attr("settings", settings)
             else:
                 differing = checkpoint.differences(there, settings)
@@ -406,7 +458,7 @@ class Sweep:
                         f"{differing}; path={str(self.path)!r}, name={self.name!r}. Nothing was "
                         "changed: use another folder"
                     )
-        if self.is_drawn and study.get_trials():
+        if self.is_drawn and begun:
             # Who joins does not repeat what the first one draws.
             study.sampler.reseed_rng()
         return study
@@ -471,4 +523,5 @@ def _say(asked, values, outcome, facts, plan, trials):
         result = f"{outcome['values']:.4g}"
     else:
         result = facts.get("error", outcome["state"].name.lower())
-    print(f"[{p + 1}/{total}] {what}: {result} ({facts['seconds']:.1f} s)", flush=True)
+    line = f"[{p + 1}/{total}] {what}: {result} ({facts['seconds']:.1f} s)"
+    print(printable(line, kept=""), flush=True)

@@ -1,10 +1,17 @@
 """What the sweep asks of Optuna: samplers, pruners, storages, and the state of trials."""
 
 import contextlib
+import json
+import os
+import re
 import secrets
 import time
 
+from sda.safe_files import Damaged, printable
 from sda.seeding import spawn
+
+# The SQLite file in a sweep's folder.
+DATABASE = "sweep.db"
 
 # A point of a sweep at which so many workers died is left alone.
 ATTEMPTS = 10
@@ -75,10 +82,9 @@ def open_storage(storage, path):
     if storage is not None and not isinstance(storage, str):
         return storage
     if storage is None:
-        storage = f"sqlite:///{path / 'sweep.db'}"
+        storage = _address(path / DATABASE)
     if storage.startswith("journal:"):
-        backend = optuna.storages.journal.JournalFileBackend(storage.removeprefix("journal:"))
-        return optuna.storages.JournalStorage(backend)
+        return optuna.storages.JournalStorage(_journal(storage.removeprefix("journal:")))
     # Workers that write at the same time wait for each other.
     patience = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite:") else {}
     from sqlalchemy.exc import IntegrityError, ProgrammingError
@@ -91,6 +97,97 @@ def open_storage(storage, path):
             if seconds is None:
                 raise
             time.sleep(seconds)
+
+
+def _address(path):
+    """Return SQLAlchemy's address of an SQLite file, whatever characters are in its path."""
+    from sqlalchemy import URL
+
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise Damaged(f"Expected {path} to be a database. Received: no regular file")
+    return URL.create("sqlite", database=os.fspath(path)).render_as_string(hide_password=False)
+
+
+def _journal(path):
+    """Return Optuna's journal in a file, in which no half of a line stays."""
+    journal = load_optuna().storages.journal
+    lock = journal.JournalFileSymlinkLock(path)
+
+    class Journal(journal.JournalFileBackend):
+        def append_logs(self, logs):
+            lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+            lock.acquire()
+            try:
+                with open(path, "rb+") as file:
+                    _append(file, lines.encode())
+            finally:
+                lock.release()
+
+    return Journal(path, lock)
+
+
+def _append(file, lines):
+    """Write lines to the end of a journal: all of them or none."""
+    # Nobody has read what a worker that was killed, or ran out of disk, wrote of a line.
+    end = _end_of_lines(file)
+    try:
+        file.truncate(end)
+        file.seek(end)
+        file.write(lines)
+        file.flush()
+        os.fsync(file.fileno())
+    except BaseException:
+        os.truncate(file.fileno(), end)
+        raise
+
+
+def _end_of_lines(file, block=2**16):
+    """Return where the last whole line of a binary file ends."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - block)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+@contextlib.contextmanager
+def reading(storage):
+    """Raise `Damaged` where a storage does not hold what Optuna and sweeps write."""
+    import sqlalchemy.exc
+
+    optuna = load_optuna()
+    try:
+        yield
+    except optuna.exceptions.UpdateFinishedTrialError:
+        raise
+    except (
+        sqlalchemy.exc.SQLAlchemyError,
+        optuna.exceptions.StorageInternalError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        OverflowError,
+        RuntimeError,
+        TypeError,
+        UnicodeError,
+        json.JSONDecodeError,
+    ) as error:
+        # SQLAlchemy adds the statement, Optuna a guess, to what the database says.
+        cause = error.__cause__ if isinstance(error, optuna.exceptions.OptunaError) else error
+        said = str(getattr(cause, "orig", cause)).partition("\n")[0]
+        raise Damaged(
+            "Expected `storage` to hold what sweeps write, and to take more. Received: storage="
+            f"{_shown(storage)} with {type(cause).__name__}: {printable(said)[:200]}"
+        ) from error
+
+
+def _shown(storage):
+    """Return a storage as text, without the password that its address may have."""
+    return re.sub(r"://[^@/]*@", "://…@", storage) if isinstance(storage, str) else repr(storage)
 
 
 def claim(study, point, params, distributions, worker):

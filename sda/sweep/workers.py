@@ -1,11 +1,12 @@
 """Signs of life: which trials have a worker, and which had one."""
 
-import contextlib
 import itertools
 import os
+import pathlib
 import platform
 import threading
 import time
+import uuid
 
 from sda.sweep.studies import load_optuna, state
 
@@ -65,8 +66,7 @@ class Watch:
         return study.get_trials(states=(state("RUNNING"),))
 
     def _is_gone(self, found):
-        place, process = found.user_attrs.get("worker", (None, None))
-        if place == _place() and not _is_alive(process):
+        if is_gone(found):
             return True
         beat = found.user_attrs.get("beat")
         now = time.monotonic()
@@ -80,12 +80,24 @@ def me():
     return [_place(), os.getpid()]
 
 
+def is_gone(found):
+    """Return whether the worker of a trial was a process of this machine that has ended."""
+    worker = found.user_attrs.get("worker")
+    if not isinstance(worker, list) or len(worker) != 2 or worker[0] != _place():
+        return False
+    return type(worker[1]) is int and not _is_alive(worker[1])
+
+
 def _place():
-    """Return what tells where a process number means something: the machine, or its container."""
-    place = platform.node()
-    with contextlib.suppress(OSError):
-        place += f" {os.readlink('/proc/self/ns/pid')}"
-    return place
+    """Return what tells where a process number means something: the machine, or its container.
+
+    Machines may share a name, but neither a boot nor the address of a network card.
+    """
+    try:
+        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{platform.node()} {boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return f"{platform.node()} {uuid.getnode():x}"
 
 
 def _is_alive(process):
@@ -93,7 +105,7 @@ def _is_alive(process):
         return True
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True

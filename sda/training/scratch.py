@@ -1,10 +1,11 @@
 """Rows that are given once, kept for as long as a run needs them."""
 
-import pathlib
+import contextlib
 import shutil
-import tempfile
 
 import numpy as np
+
+from sda.locks import scratch_folder
 
 # The share of the free disk space that rows may take.
 SHARE = 0.9
@@ -23,14 +24,14 @@ class Scratch:
     def __init__(self, memory=None):
         self.memory = memory
         self._folder = None
+        self._open = contextlib.ExitStack()
         self._files = 0
 
     def __enter__(self):
         return self
 
     def __exit__(self, *error):
-        if self._folder is not None:
-            self._folder.cleanup()
+        self._open.close()
 
     def keep(self, batches, name):
         """Read batches once; return their rows, one array or `np.memmap` for each place.
@@ -58,11 +59,11 @@ class Scratch:
 
     def _columns(self, arrays, name):
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="sda-rows-")
-            self._reserve = (1 - SHARE) * shutil.disk_usage(self._folder.name).free
+            self._folder = self._open.enter_context(scratch_folder("sda-rows-"))
+            self._reserve = (1 - SHARE) * shutil.disk_usage(self._folder).free
         columns = []
         for array in arrays:
-            path = pathlib.Path(self._folder.name) / str(self._files)
+            path = self._folder / str(self._files)
             columns.append(_Column(path, array, self._reserve, name))
             self._files += 1
         return columns
