@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops, tree
 
 from sda import seeding
-from sda.safe_files import NUMBERS, check_dataset
+from sda.safe_files import BROKEN_H5, NUMBERS, check_dataset
 from sda.training.ahead import ahead
 from sda.training.mapped import GAP, MappedRows
 from sda.training.scratch import Scratch
@@ -67,7 +67,7 @@ class H5Rows:
             if isinstance(rows, slice):
                 return self.dataset[rows]
             return self._picked(*np.unique(rows, return_inverse=True))
-        except OSError as error:
+        except BROKEN_H5 as error:
             raise ValueError(
                 f"Expected the rows of {self.dataset.name} in {self.dataset.file.filename} to be "
                 f"whole. Received: {error}"
