@@ -5,6 +5,7 @@ What `fuzz_hdf5.py` and `fuzz_models.py` share.
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import pathlib
@@ -115,7 +116,8 @@ def run(description, suffix, mutate, read, versions):
     numbers = range(asked.mutations) if asked.only is None else [asked.only]
     counts, findings, most = collections.Counter(), [], 0
     start = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
+    # Ctrl-C ends it, with the counts so far.
+    with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryDirectory() as folder:
         path, said = pathlib.Path(folder, f"file{suffix}"), pathlib.Path(folder, "said")
         for number in numbers:
             content = mutate(random.Random(f"{asked.seed}/{number}"))
@@ -132,7 +134,7 @@ def run(description, suffix, mutate, read, versions):
                     (asked.keep / f"{number}{suffix}").write_bytes(content)
     report = {
         "what": description,
-        "mutations": len(numbers),
+        "mutations": counts.total(),
         "seed": asked.seed,
         "counts": {outcome: counts[outcome] for outcome in OUTCOMES},
         "most_megabytes": round(most / 2**20),
