@@ -1,15 +1,18 @@
 """Loading a model that somebody else saved: what is in the file is checked before Keras sees it."""
 
+import contextlib
 import io
 import json
 import math
 import os
+import pathlib
+import shutil
+import tempfile
 import zipfile
 
-import h5py
 import keras
 
-from sda.safe_files import BROKEN_ZIP, SMALL, check_h5, check_zip, open_plain, refusal
+from sda.safe_files import BROKEN_ZIP, SMALL, check_h5, check_zip, is_bomb, open_plain, refusal
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 MEMBERS = {CONFIG, WEIGHTS, "metadata.json"}
@@ -30,8 +33,8 @@ MODULES = {
 # PyTorch's own steps have classes of their own, under the names of Keras's.
 TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers.torch_"
 RESOLVERS = {"get", "serialize", "deserialize"}
-# Of the metrics, some keep as many values as an argument says, or its square.
-METRIC_SIZE = 10**4
+# Each call of a layer is traced, and one of a model as many times as its layers are called.
+MOST_CALLS = 10**4
 
 OTHERS = {
     ("keras", "DTypePolicy"),
@@ -71,7 +74,8 @@ def load(path, custom_objects=None, compile=True):
     Nothing in the file is run, and no other file is read. The archive, the weights and the config
     are checked first; then `keras.saving.load_model` reads them in safe mode. A config may name the
     classes of `sda` and those of Keras that a stack, or a model on top of one, is made of; the
-    weights that it declares have to be in the file.
+    weights that it declares have to be in the file. What this process has registered with Keras is
+    refused, unless `custom_objects` names it.
 
     Args:
         path: Path of the file.
@@ -100,20 +104,23 @@ def load(path, custom_objects=None, compile=True):
     # Keras also loads folders, and fetches what is called hf://….
     if not os.path.isfile(path):
         raise _bad_model(path, "no such file")
-    config, values = _read(path)
-    # Four times, since the config may name a shared layer twice, and an untied kernel is assumed
-    # everywhere.
-    inspector = _Inspector(path, custom_objects or {}, max(4 * values, SMALL // 4))
-    try:
-        inspector.check(config)
-    # What is not built as configs are.
-    except (AttributeError, KeyError, RecursionError, TypeError) as error:
-        raise _bad_model(path, f"a config with {type(error).__name__}: {error}") from error
-    try:
-        return keras.saving.load_model(path, custom_objects, compile=compile, safe_mode=True)
-    # A config that is not what a class expects may raise anything.
-    except Exception as error:
-        raise _bad_model(path, f"{type(error).__name__}: {error}") from error
+    # What is checked is what is loaded, whatever becomes of the file.
+    with _private_copy(path, "model.keras") as copy:
+        config, values = _read(copy, path)
+        # Four times, since the config may name a shared layer twice, and an untied kernel is
+        # assumed everywhere.
+        inspector = _Inspector(path, custom_objects or {}, max(4 * values, SMALL // 4))
+        try:
+            inspector.check(config)
+        # What is not built as configs are.
+        except (AttributeError, KeyError, RecursionError, TypeError) as error:
+            raise _bad_model(path, f"a config with {type(error).__name__}: {error}") from error
+        try:
+            return keras.saving.load_model(copy, custom_objects, compile=compile, safe_mode=True)
+        # A config that is not what a class expects may raise anything.
+        except Exception as error:
+            said = str(error).replace(copy, path)
+            raise _bad_model(path, f"{type(error).__name__}: {said}") from error
 
 
 def load_weights(model, path):
@@ -137,23 +144,35 @@ def load_weights(model, path):
     path = os.fspath(path)
     if not path.endswith(".weights.h5"):
         raise refusal("path", "a .weights.h5 file", f"path={path}")
-    with open_plain(path) as file:
-        _count_values(file, path)
-    before = model.get_weights()
-    try:
-        model.load_weights(path)
-    except Exception as error:
-        # Keras assigns what fits before it says what does not.
-        model.set_weights(before)
-        raise refusal(
-            "path", "a file with the weights of `model`", f"path={path}: {error}"
-        ) from error
+    with _private_copy(path, "model.weights.h5") as copy:
+        with open(copy, "rb") as file:
+            check_h5(file, path)
+        before = model.get_weights()
+        try:
+            model.load_weights(copy)
+        except Exception as error:
+            # Keras assigns what fits before it says what does not.
+            model.set_weights(before)
+            said = str(error).replace(copy, path)
+            raise refusal(
+                "path", "a file with the weights of `model`", f"path={path}: {said}"
+            ) from (error)
 
 
-def _read(path):
+@contextlib.contextmanager
+def _private_copy(path, name):
+    """Yield the path of a copy of a file that nobody else writes to."""
+    with open_plain(path) as file, tempfile.TemporaryDirectory() as folder:
+        copy = pathlib.Path(folder, name)
+        with open(copy, "xb") as target:
+            shutil.copyfileobj(file, target)
+        yield str(copy)
+
+
+def _read(copy, path):
     """Return the config in a `.keras` file, and how many values its weights are."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(copy) as archive:
             check_zip(archive, path)
             members = {member.filename: member for member in archive.infolist()}
             if not {CONFIG, WEIGHTS} <= set(members) <= MEMBERS:
@@ -163,7 +182,10 @@ def _read(path):
             config, weights = archive.read(CONFIG), archive.read(WEIGHTS)
     except BROKEN_ZIP as error:
         raise _bad_model(path, error) from error
-    values = _count_values(io.BytesIO(weights), path)
+    values, size = check_h5(io.BytesIO(weights), path)
+    made, stored = size + sum(m.file_size for m in members.values()), os.path.getsize(copy)
+    if is_bomb(made, stored):
+        raise _bad_model(path, f"{made} bytes out of {stored}")
     try:
         config = json.loads(config)
     except (ValueError, RecursionError) as error:
@@ -173,17 +195,10 @@ def _read(path):
     return config, values
 
 
-def _count_values(file, path):
-    try:
-        with h5py.File(file, "r") as weights:
-            return check_h5(weights, path)
-    # What HDF5 cannot make sense of.
-    except (OSError, KeyError, RuntimeError) as error:
-        raise refusal("path", "an HDF5 file of plain arrays", f"path={path}: {error}") from error
-
-
 class _Inspector:
-    """Goes through the config of a model file, and counts the weights that it declares.
+    """Goes through the config of a model file, and counts what it declares.
+
+    That is the weights and what metrics keep, together, and how often layers are called.
 
     Args:
         path: Path of the file, for messages.
@@ -220,14 +235,19 @@ class _Inspector:
                 self._size(config)
             for value in config:
                 self.check(value, key)
+        # Keras takes a string for a function or a class that is registered under it.
         elif isinstance(config, str) and not self._may_be_registered(config):
-            raise _bad_model(self.path, f"{config}, which this program registered for itself")
+            raise _bad_model(
+                self.path,
+                f"{config}, which this program registered for itself; name it in `custom_objects` "
+                "if the file may use it",
+            )
 
     def _may_be_registered(self, name):
-        # Keras takes a string for a function or a class that is registered under it.
-        if name in self.custom_objects or name.startswith("sda>"):
+        if name in self.custom_objects:
             return True
-        return ">" not in name or keras.saving.get_registered_object(name) is None
+        registered = keras.saving.get_registered_object(name)
+        return registered is None or _is_ours(registered)
 
     def _check_object(self, config):
         module, name, inner = config.get("module"), config["class_name"], config["config"]
@@ -242,26 +262,49 @@ class _Inspector:
             return
         ours = str(registered).startswith("sda>")
         if ours:
-            known = keras.saving.get_registered_object(registered) is not None
+            known = _is_ours(keras.saving.get_registered_object(registered))
         elif registered not in (None, name):
             known = False
         elif module == "keras.layers":
             known = name in WEIGHTLESS | ELEMENTWISE | {"Dense"}
         else:
-            modules = MODULES | {"builtins"} if is_function else MODULES
-            known = (module, name) in OTHERS or (module in modules and name not in RESOLVERS)
+            known = (module, name) in OTHERS or (module in MODULES and name not in RESOLVERS)
             known = known or str(module).startswith(TORCH_OPTIMIZERS)
+            # Of other names, Keras looks for one that is registered and ends like it.
+            known = known or (is_function and module == "builtins" and _is_builtin(name))
         if not known:
             raise _bad_model(self.path, f"{module}.{name}, registered as {registered!r}")
         if module == "keras.metrics" and not is_function:
-            sizes = [v for v in inner.values() if isinstance(v, (int, float)) and v > METRIC_SIZE]
-            if sizes:
-                raise _bad_model(self.path, f"{module}.{name} with {sizes[0]}")
+            self._add(self._values_of(inner), f"{module}.{name}")
         name = registered if ours else name
         if name in ELEMENTWISE | WITH_KERNEL:
-            self.weights += self._not_yet_counted(config, self._weights_of(name, config))
-            if self.weights > self.most:
-                raise _bad_model(self.path, f"{self.weights} weights declared and not there")
+            self._add(self._not_yet_counted(config, self._weights_of(name, config)), name)
+        if isinstance(inner, dict) and self._calls_of(config) > MOST_CALLS:
+            raise _bad_model(self.path, f"layers that are called more than {MOST_CALLS} times")
+
+    def _add(self, values, name):
+        self.weights += values
+        if self.weights > self.most:
+            raise _bad_model(
+                self.path, f"{self.weights} weights declared and not there, {name} the last of them"
+            )
+
+    def _values_of(self, settings):
+        """Return at most how many values a metric keeps that has these settings."""
+        # An AUC keeps four values a threshold.
+        return 4 * math.prod(
+            # A matrix of classes has as many rows as columns.
+            abs(value) ** 2 if name == "num_classes" else abs(value)
+            for name, value in settings.items()
+            if isinstance(value, (int, float)) and abs(value) > 1
+        )
+
+    def _calls_of(self, config):
+        """Return how many layers are called in a call of a model, at most."""
+        layers = config["config"].get("layers", []) if isinstance(config["config"], dict) else []
+        return 1 + sum(
+            max(1, len(layer.get("inbound_nodes", []))) * self._calls_of(layer) for layer in layers
+        )
 
     def _not_yet_counted(self, config, weights):
         """Return the weights of a layer but for those that another config of it has declared."""
@@ -306,6 +349,15 @@ class _Inspector:
         if not math.prod(axes) <= self.most:
             raise _bad_model(self.path, f"a shape of {shape}")
         return math.prod(axes)
+
+
+def _is_ours(registered):
+    return getattr(registered, "__module__", "").split(".")[0] == "sda"
+
+
+def _is_builtin(name):
+    parents = [getattr(keras, module.split(".")[1]) for module in MODULES]
+    return name not in RESOLVERS and any(hasattr(parent, name) for parent in parents)
 
 
 def _bad_model(path, received):

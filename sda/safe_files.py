@@ -14,6 +14,7 @@ import pathlib
 import re
 import secrets
 import stat
+import struct
 import warnings
 import zipfile
 import zlib
@@ -28,18 +29,17 @@ EXPANSION = 1000
 
 # The kinds of dtype that are numbers.
 NUMBERS = "fiub"
-# Filters that are compiled into HDF5 and h5py; any other is a library that HDF5 would look for.
-FILTERS = {
-    h5py.h5z.FILTER_DEFLATE,
-    h5py.h5z.FILTER_SHUFFLE,
-    h5py.h5z.FILTER_FLETCHER32,
-    h5py.h5z.FILTER_SZIP,
-    h5py.h5z.FILTER_NBIT,
-    h5py.h5z.FILTER_SCALEOFFSET,
-    h5py.h5z.FILTER_LZF,
-}
 # The names of the files that `replacing` begins.
 LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.tmp(\.\w+)?", re.S)
+# Filters that stand damage. SZIP, N-bit and scale-offset are compiled into HDF5 too, but crash on
+# it; any other is a library that HDF5 would look for.
+COMPRESSIONS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_LZF}
+FILTERS = COMPRESSIONS | {h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
+# What the readers of HDF5 raise where a file is broken.
+BROKEN_H5 = (OSError, KeyError, RuntimeError, UnicodeError, struct.error)
+# Messages in the header of an object: that it goes on elsewhere, and those that only newer objects
+# have. HDF5 crashes on damage to the heaps that these lead to.
+CONTINUATION, NEWER = 0x10, {0x02, 0x06, 0x0A, 0x15}
 # What the readers of Python and NumPy raise where a file is broken.
 BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OverflowError)
 BROKEN_HEADER = (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError)
@@ -405,20 +405,23 @@ def check_dataset(dataset, name):
         dataset: The dataset.
         name: What to call it in the message.
     """
-    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
-        raise refusal(name, "a dataset with a shape", f"{name}={dataset!r}")
-    number = h5py.h5o.get_info(dataset.id).fileno
-    opened = h5py.h5f.get_obj_ids(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE)
-    if number not in [h5py.h5o.get_info(file).fileno for file in opened]:
-        raise refusal(
-            name,
-            "a dataset of an open h5py.File (keep the file open while its rows are used)",
-            f"a dataset that was left behind by its file, or that an external link led to: "
-            f"{dataset.file.filename}",
-        )
-    if dataset.name:
-        find(dataset.file, dataset.name, name)
-    check_storage(dataset, name)
+    try:
+        if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
+            raise refusal(name, "a dataset with a shape", f"{name}={dataset!r}")
+        number = h5py.h5o.get_info(dataset.id).fileno
+        opened = h5py.h5f.get_obj_ids(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE)
+        if number not in [h5py.h5o.get_info(file).fileno for file in opened]:
+            raise refusal(
+                name,
+                "a dataset of an open h5py.File (keep the file open while its rows are used)",
+                f"a dataset that was left behind by its file, or that an external link led to: "
+                f"{dataset.file.filename}",
+            )
+        if dataset.name:
+            find(dataset.file, dataset.name, name)
+        check_storage(dataset, name)
+    except BROKEN_H5 as error:
+        raise _bad_dataset(name, error) from error
 
 
 def check_storage(dataset, name):
@@ -427,10 +430,13 @@ def check_storage(dataset, name):
         raise _bad_dataset(name, f"a virtual dataset, {dataset.name}")
     if dataset.external:
         raise _bad_dataset(name, f"external storage, {[file for file, *_ in dataset.external]}")
-    creation = dataset.id.get_create_plist()
-    filters = {creation.get_filter(i)[0] for i in range(creation.get_nfilters())}
-    if filters - FILTERS:
-        raise _bad_dataset(name, f"the filters {sorted(filters - FILTERS)}, which are plugins")
+    filters = _filters(dataset)
+    others = sorted(set(filters) - FILTERS)
+    if others:
+        raise _bad_dataset(name, f"the filters {others}, other than gzip, lzf, shuffle, fletcher32")
+    # What one makes of a byte, a second one would make of each byte of that.
+    if len(filters) != len(set(filters)) or set(filters) >= COMPRESSIONS:
+        raise _bad_dataset(name, f"the filters {filters}, which multiply")
     # A chunk is inflated whole, and may be larger than the dataset.
     values = max(math.prod(dataset.shape), math.prod(dataset.chunks or ()))
     stored = min(dataset.id.get_storage_size(), dataset.file.id.get_filesize())
@@ -441,32 +447,51 @@ def check_storage(dataset, name):
         )  # fmt: skip
 
 
+def _filters(dataset):
+    creation = dataset.id.get_create_plist()
+    return [creation.get_filter(i)[0] for i in range(creation.get_nfilters())]
+
+
 def _bad_dataset(name, received):
     return refusal(name, "an HDF5 dataset whose values are in its own file", received)
 
 
-def check_h5(file, path):
-    """Raise `ValueError` unless all of an open `h5py.File` is groups and plain arrays of its own.
+def check_h5(content, path):
+    """Raise `ValueError` unless an HDF5 file is groups and plain arrays of its own.
+
+    Nothing but what Keras writes: groups of the older kind, and arrays in one piece, as they are.
 
     Args:
-        file: The `h5py.File`.
+        content: The file, binary and open.
         path: Its path, for the message.
 
     Returns:
-        Integer, the number of values in all its arrays.
+        Pair of integers: the values in all its arrays, and the bytes that they take.
     """
-    values, size, groups, seen = 0, 0, [file], {h5py.h5o.get_info(file.id).addr}
+    try:
+        root = _root(content, path)
+        _check_header(content, root, path)
+        content.seek(0)
+        with h5py.File(content, "r") as file:
+            return _check_members(file, content, root, path)
+    except BROKEN_H5 as error:
+        raise _bad_h5(path, error) from error
+
+
+def _check_members(file, content, root, path):
+    values, size, groups, seen = 0, 0, [file], {root}
     while groups:
         group = groups.pop()
         for name in group:
             link = _link(group, name)
             if not isinstance(link, h5py.HardLink):
                 raise _bad_h5(path, f"a {type(link).__name__} at {group.name}, {name!r}")
-            child = group[name]
-            address = h5py.h5o.get_info(child.id).addr
+            address = group.id.links.get_info(name.encode()).u
             if address in seen:
-                raise _bad_h5(path, f"two paths to {child.name}")
+                raise _bad_h5(path, f"two paths to {group.name}, {name!r}")
             seen.add(address)
+            _check_header(content, address, path)
+            child = group[name]
             if isinstance(child, h5py.Group):
                 groups.append(child)
                 continue
@@ -475,11 +500,50 @@ def check_h5(file, path):
             if not plain or child.dtype.hasobject or child.shape is None:
                 raise _bad_h5(path, f"{child!r} at {child.name}")
             check_storage(child, "path")
+            if child.chunks or _filters(child):
+                raise _bad_h5(path, f"an array in chunks at {child.name}")
             values += math.prod(child.shape)
             size += math.prod(child.shape) * child.dtype.itemsize
     if is_bomb(size, file.id.get_filesize()):
         raise _bad_h5(path, f"{size} bytes out of {file.id.get_filesize()}")
-    return values
+    return values, size
+
+
+def _root(content, path):
+    """Return where the first group's header is, by the oldest superblock, as h5py writes it."""
+    start = _read(content, 0, 72)
+    if start[:9] != b"\x89HDF\r\n\x1a\n\0" or start[13:15] != b"\x08\x08" or any(start[24:32]):
+        raise _bad_h5(path, "another beginning")
+    return struct.unpack_from("<Q", start, 64)[0]
+
+
+def _check_header(content, address, path):
+    """Raise `ValueError` unless an object is of the older kind; HDF5 has not seen it then."""
+    version, length = struct.unpack("<B7xI4x", _read(content, address, 16))
+    if version != 1:
+        raise _bad_h5(path, "an object of a newer kind")
+    blocks, seen = [(address + 16, length)], set()
+    while blocks:
+        start, length = blocks.pop()
+        if start in seen:
+            raise _bad_h5(path, "a header without end")
+        seen.add(start)
+        block, i = _read(content, start, length), 0
+        while i + 8 <= length:
+            kind, size = struct.unpack_from("<HH", block, i)
+            if kind in NEWER:
+                raise _bad_h5(path, "an object of a newer kind")
+            if kind == CONTINUATION:
+                blocks.append(struct.unpack_from("<QQ", block, i + 8))
+            i += 8 + size
+
+
+def _read(content, start, length):
+    content.seek(start)
+    block = content.read(min(length, SMALL))
+    if len(block) != length:
+        raise OSError("a header that is cut short")
+    return block
 
 
 def _bad_h5(path, received):

@@ -559,7 +559,7 @@ class StackedDenoisingAutoencoder(keras.Model):
 
     def _in_pieces(self, function, x, batch_size):
         check_count(batch_size, "batch_size")
-        x = as_rows(x) if is_h5(x) else in_place(x, "x")
+        x = as_rows(x) if is_h5(x) or isinstance(x, np.memmap) else in_place(x, "x")
         shape = tuple(np.shape(x))
         if not self.built:
             self.build(shape)

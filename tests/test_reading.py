@@ -12,7 +12,8 @@ import keras
 import numpy as np
 import pytest
 
-from sda.training import rows, scratch
+import sda
+from sda.training import feed, rows, scratch
 from sda.training.ahead import ahead
 from sda.training.mapped import MappedRows
 from sda.training.scratch import Scratch
@@ -85,6 +86,81 @@ def test_what_was_read_of_a_mapped_file_takes_no_memory(tmp_path):
     assert resident() - before < 2**23
     assert float(array[:, 0].sum()) > 0
     assert resident() - before > 2**25  # it would show
+
+
+def cut(path):
+    """Leave one page of a file."""
+    with open(path, "r+b") as file:
+        file.truncate(4096)
+
+
+def test_a_mapped_file_that_is_cut_short_is_refused(tmp_path):
+    # Read through the map, what is gone kills the process.
+    array = mapped(numbers(3000), tmp_path / "rows")
+    with h5py.File(tmp_path / "rows.h5", "w") as file:
+        file["x"] = numbers(3000)
+    h5 = sda.datasets.read(tmp_path / "rows.h5")
+    assert h5.mapped
+    stack = sda.StackedDenoisingAutoencoder([2], seed=1)
+    stack.build((None, 5))
+    for source in (MappedRows(array), MappedRows(array[100:200]), h5):
+        source[np.array([2, 1])]
+    for name in ("rows", "rows.h5"):
+        cut(tmp_path / name)
+    for source in (MappedRows(array), MappedRows(array[100:200]), h5):
+        for index in (slice(None), np.array([2, 1]), [2]):
+            with pytest.raises(ValueError, match=r"rows.* bytes 4096 are left"):
+                source[index]
+    with pytest.raises(ValueError, match="60000 bytes 4096 are left"):
+        stack.encode(array)
+
+
+def test_a_file_that_is_cut_short_between_epochs_stops_the_training(tmp_path, monkeypatch):
+    # Each epoch reads the file.
+    monkeypatch.setattr(feed, "RESIDENT_BYTES", 6000)
+    array = mapped(np.full((3000, 5), 0.5, "float32"), tmp_path / "rows")
+
+    class Cut(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            cut(tmp_path / "rows")
+
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    y = np.zeros((3000, 1), "float32")
+    with pytest.raises(ValueError, match="rows, of whose 60000 bytes 4096 are left"):
+        sda.fit(model, array, y, epochs=2, callbacks=[Cut()], verbose=0)
+
+
+def test_types_that_numpy_does_not_have_are_not_mapped(tmp_path):
+    values = np.array([[-10, 5], [1, -1], [2, 0]])
+    twelve = h5py.h5t.STD_I16LE.copy()
+    twelve.set_precision(12)
+    bfloat16 = h5py.h5t.IEEE_F32LE.copy()
+    bfloat16.set_fields(15, 7, 8, 0, 7)
+    bfloat16.set_size(2)
+    bfloat16.set_ebias(127)
+    with h5py.File(tmp_path / "rows.h5", "w") as file:
+        for name, kind in ((b"twelve", twelve), (b"bfloat16", bfloat16)):
+            space = h5py.h5s.create_simple(values.shape)
+            dataset = h5py.h5d.create(file.id, name, kind, space)
+            dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, values)
+        file["plain"] = values
+        file["yes"] = values > 0
+    for name, is_mapped in {"twelve": False, "bfloat16": False, "plain": True, "yes": True}.items():
+        source = sda.datasets.read(tmp_path / "rows.h5", name)
+        assert source.mapped == is_mapped
+        for index in (slice(None), np.array([2, 0])):
+            expected = (values > 0 if name == "yes" else values)[index]
+            np.testing.assert_array_equal(source[index], expected)
+
+
+def test_another_file_under_the_name_of_one_that_is_open_is_not_mapped(tmp_path):
+    for name, array in (("rows.h5", numbers(30)), ("other.h5", -numbers(30))):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["x"] = array
+    with h5py.File(tmp_path / "rows.h5") as file:
+        (tmp_path / "other.h5").replace(tmp_path / "rows.h5")
+        np.testing.assert_array_equal(rows.as_rows(file["x"])[:], numbers(30))
 
 
 # A thread ahead

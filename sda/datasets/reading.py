@@ -5,7 +5,16 @@ from pathlib import Path
 import h5py
 
 from sda.datasets import tables
-from sda.safe_files import check_dataset, find, open_plain, read_npy, read_npz, read_text, refusal
+from sda.safe_files import (
+    BROKEN_H5,
+    check_dataset,
+    find,
+    open_plain,
+    read_npy,
+    read_npz,
+    read_text,
+    refusal,
+)
 from sda.training.rows import H5Rows
 
 
@@ -68,13 +77,13 @@ def _read_h5(path, name):
     open_plain(path).close()  # HDF5 would wait for ever for a FIFO.
     try:
         file = h5py.File(path, "r")
+        dataset = find(file, _only(file, path) if name is None else name, "name")
+        check_dataset(dataset, "name")
+        rows = H5Rows(dataset)
     except FileNotFoundError:
         raise
-    except OSError as error:
+    except BROKEN_H5 as error:
         raise refusal("path", "an HDF5 file", f"path={path}: {error}") from error
-    dataset = find(file, _only(file, path) if name is None else name, "name")
-    check_dataset(dataset, "name")
-    rows = H5Rows(dataset)
     rows.file = file  # Open for as long as its rows are used.
     return rows
 

@@ -18,6 +18,9 @@ class MappedRows:
     A row that is not in the system's cache costs a wait for the disk, so the rows are copied by
     several threads: in random order, 16 of them read six times the rows of one.
 
+    A process that reads a map beyond the end of its file is killed, so a file that was cut short is
+    noticed before each reading.
+
     Args:
         array: The `np.memmap`.
     """
@@ -31,7 +34,12 @@ class MappedRows:
         return self.shape[0]
 
     def __getitem__(self, rows):
-        """Return a copy of what `rows` names: by several threads for a slice or many indices."""
+        """Return a copy of what `rows` names: by several threads for a slice or many indices.
+
+        Raises:
+            ValueError: If the file is no longer as long as it was.
+        """
+        self._check_whole()
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(len(self)))
         elif not (isinstance(rows, np.ndarray) and rows.ndim == 1 and rows.dtype.kind in "iu"):
@@ -58,6 +66,17 @@ class MappedRows:
         self._forget()
         self._advise("MADV_NORMAL")
         return copy
+
+    def _check_whole(self):
+        array = self.array
+        # A map begins where a page does.
+        start = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
+        length, left = start + len(array._mmap), array._mmap.size()
+        if left < length:
+            raise ValueError(
+                "Expected the file of the rows to stay as it is while they are read. Received: "
+                f"{array.filename}, of whose {length} bytes {left} are left"
+            )
 
     def _forget(self):
         """Let pages that were read stay in the system's cache, but be no longer this process's."""

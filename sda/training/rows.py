@@ -3,12 +3,13 @@
 import math
 import os
 
+import h5py
 import keras
 import numpy as np
 from keras import ops, tree
 
 from sda import seeding
-from sda.safe_files import NUMBERS, check_dataset
+from sda.safe_files import BROKEN_H5, NUMBERS, check_dataset
 from sda.training.ahead import ahead
 from sda.training.mapped import GAP, MappedRows
 from sda.training.scratch import Scratch
@@ -22,8 +23,8 @@ class H5Rows:
     """Rows of an `h5py.Dataset`, read by index.
 
     HDF5 reads a list of rows slowly and in increasing order only. Where the dataset lies in the
-    file in one piece, uncompressed, its rows are read through a memory map instead; `mapped` says
-    so.
+    file in one piece, uncompressed, and of a type that is one of NumPy's, its rows are read through
+    a memory map instead; `mapped` says so.
     """
 
     def __init__(self, dataset):
@@ -32,13 +33,25 @@ class H5Rows:
         self.dtype = dataset.dtype
         self._map = None
         offset = dataset.id.get_offset()
-        if offset is not None and dataset.dtype.isnative and dataset.file.driver == "sec2":
+        if offset is not None and self.dtype.isnative and dataset.file.driver == "sec2":
             # What is still in HDF5's buffers is not in the file yet.
             dataset.file.flush()
-            array = np.memmap(
-                dataset.file.filename, self.dtype, "r", offset=offset, shape=self.shape
-            )
-            self._map = MappedRows(array)
+            if self._is_plain() and self._is_there(offset + size_of(self)):
+                array = np.memmap(
+                    dataset.file.filename, self.dtype, "r", offset=offset, shape=self.shape
+                )
+                self._map = MappedRows(array)
+
+    def _is_plain(self):
+        """Return whether the file's type is NumPy's: not 12 bits of 16, or bfloat16 as float32."""
+        return self.dataset.id.get_type() == h5py.h5t.py_create(self.dtype, logical=True)
+
+    def _is_there(self, size):
+        """Return whether so much is under the name of the file, which may be another one's now."""
+        file = self.dataset.file
+        there = os.stat(file.filename)
+        opened = os.fstat(file.id.get_vfd_handle())
+        return os.path.samestat(there, opened) and size <= there.st_size
 
     @property
     def mapped(self):
@@ -54,7 +67,7 @@ class H5Rows:
             if isinstance(rows, slice):
                 return self.dataset[rows]
             return self._picked(*np.unique(rows, return_inverse=True))
-        except OSError as error:
+        except BROKEN_H5 as error:
             raise ValueError(
                 f"Expected the rows of {self.dataset.name} in {self.dataset.file.filename} to be "
                 f"whole. Received: {error}"

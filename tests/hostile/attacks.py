@@ -55,6 +55,12 @@ class Toucher(keras.layers.Layer):
         pathlib.Path(touch).touch()
 
 
+# What others may have registered without a package, or with ours.
+keras.saving.get_custom_objects()["touch"] = Toucher
+keras.saving.get_custom_objects()["bystander>touch_too"] = Toucher
+keras.saving.get_custom_objects()["sda>Touch"] = Toucher
+
+
 class Payload:
     """Runs code when it is unpickled."""
 
@@ -250,6 +256,27 @@ def many_thresholds(config, ground):
     ]
 
 
+def many_metrics(config, ground):
+    # Each is 200 MB; HUGE of one of them is refused already.
+    config["compile_config"]["metrics"] = [
+        stock("MeanIoU", module="keras.metrics", num_classes=7000, name=f"iou_{i}")
+        for i in range(40)
+    ]
+
+
+def calls_of_calls(config, ground):
+    """Models in models, each called ten times; the batch size has Keras trace every call."""
+    inner = keras.layers.Activation("relu")
+    for depth in range(5):
+        x = inputs = keras.Input((4,))
+        for _ in range(10 if depth else 1):
+            x = inner(x)
+        inner = keras.Model(inputs, x)
+    config = json.loads(inner.to_json())
+    config["config"]["layers"][0]["config"]["batch_shape"] = [3, 4]
+    return config
+
+
 def no_autoencoders(config, ground):
     config["config"]["autoencoders"] = [stock("Dropout", rate=0.5, name="dropout")]
 
@@ -322,7 +349,28 @@ def huge_kernel(ground, file):
 def many_large_kernels(ground, file):
     # Each is below what is looked at; together they are not.
     for i in range(40):
-        file.create_dataset(f"more/{i}", (2**20, 15), "float32", chunks=(2**10, 15))
+        file.create_dataset(f"more/{i}", (2**20, 15), "float32")
+
+
+def kernel_in_chunks(ground, file):
+    del file[KERNEL]
+    file.create_dataset(KERNEL, (4, 3), "float32", compression="gzip")
+
+
+def newer_group(ground, file):
+    # One changed byte in the heap of such a group crashes HDF5.
+    group = file.create_group("more", track_order=True)
+    for i in range(12):
+        group[str(i)] = np.zeros(1, "float32")
+
+
+def zeros_in_an_archive(ground):
+    # 60 MB of one kB, and as much again when Keras reads them.
+    content = io.BytesIO(honest()["model.weights.h5"])
+    with h5py.File(content, "a") as file:
+        file["more"] = np.zeros((15, 2**20), "float32")
+    members = {**honest(), "model.weights.h5": content.getvalue()}
+    write_model(ground, members, compression=zipfile.ZIP_DEFLATED)
 
 
 def kernel_of_strings(ground, file):
@@ -475,6 +523,23 @@ MODEL_FILES = {
         with_activation(lambda ground: "bystander>Toucher"),
         "bystander>Toucher",
     ),
+    "a function without a package": (with_activation(lambda ground: "touch"), "touch, which"),
+    "a function without a package, as one of Keras's": (
+        with_activation(lambda ground: function("touch", "builtins")),
+        "touch",
+    ),
+    "a function by the end of its name": (
+        with_activation(lambda ground: function("touch_too", "builtins")),
+        "builtins.touch_too",
+    ),
+    "a class in place of one of Keras's": (
+        with_layer(lambda ground: {**stock("Dropout", rate=0.5), "registered_name": "touch"}),
+        "touch",
+    ),
+    "a class of the program's own under our name": (
+        with_activation(lambda ground: {"class_name": "sda>Touch", "config": {}, "module": None}),
+        "sda>Touch",
+    ),
     "a class of ours that is not there": (
         with_layer(lambda ground: {**stock("Nothing"), "registered_name": "sda>Nothing"}),
         "sda>Nothing",
@@ -490,8 +555,9 @@ MODEL_FILES = {
         with_layer(lambda ground: stock("TFSMLayer", filepath=str(ground.secret))),
         "keras.layers.TFSMLayer",
     ),
-    "an external link": (with_weights(kernel_by_external_link), "ExternalLink"),
-    "an external link to a group": (with_weights(group_by_external_link), "ExternalLink"),
+    # HDF5 keeps such a link in a group of the newer kind alone.
+    "an external link": (with_weights(kernel_by_external_link), "a newer kind"),
+    "an external link to a group": (with_weights(group_by_external_link), "a newer kind"),
     "a soft link": (with_weights(kernel_by_soft_link), "SoftLink"),
     "external storage": (with_weights(kernel_in_another_file), "external storage"),
     "a virtual dataset": (with_weights(virtual_kernel), "virtual dataset"),
@@ -527,10 +593,18 @@ MODEL_FILES = {
     "an input without end": (with_config(wide_input, honest_classifier), "shape"),
     "a metric with a billion thresholds": (
         with_config(many_thresholds, honest_classifier),
-        "keras.metrics.AUC with 1000000000",
+        "keras.metrics.AUC the last",
     ),
+    "many metrics": (
+        with_config(many_metrics, honest_classifier),
+        "keras.metrics.MeanIoU the last",
+    ),
+    "models in models": (with_config(calls_of_calls), "called more than 10000 times"),
     "a shape bomb": (with_weights(huge_kernel), "of which the file holds"),
     "many small shape bombs": (with_weights(many_large_kernels), "bytes out of"),
+    "an array in chunks": (with_weights(kernel_in_chunks), "in chunks"),
+    "a group of the newer kind": (with_weights(newer_group), "a newer kind"),
+    "zeros in an archive": (zeros_in_an_archive, "bytes out of"),
     "a zip bomb for a config": (config_bomb, "bytes out of"),
     "a zip bomb for weights": (weights_bomb, "bytes out of"),
     "a long config": (long_config, "bytes of config"),
@@ -565,8 +639,8 @@ def weights_file(build):
 
 
 WEIGHTS_FILES = {
-    "an external link": (weights_file(kernel_by_external_link), "ExternalLink"),
-    "an external link to a group": (weights_file(group_by_external_link), "ExternalLink"),
+    "an external link": (weights_file(kernel_by_external_link), "a newer kind"),
+    "an external link to a group": (weights_file(group_by_external_link), "a newer kind"),
     "a soft link": (weights_file(kernel_by_soft_link), "SoftLink"),
     "external storage": (weights_file(kernel_in_another_file), "external"),
     "a virtual dataset": (weights_file(virtual_kernel), "virtual"),
@@ -612,6 +686,19 @@ def data_behind_a_plugin(ground, file):
     creation.set_filter(32015, h5py.h5z.FLAG_OPTIONAL)
     space = h5py.h5s.create_simple((5, 4))
     h5py.h5d.create(file.id, b"x", h5py.h5t.IEEE_F32LE, space, creation)
+
+
+def filtered_data(*filters):
+    def build(ground, file):
+        creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        creation.set_chunk((5, 4))
+        for number, *values in filters:
+            creation.set_filter(number, h5py.h5z.FLAG_OPTIONAL, tuple(values))
+        space = h5py.h5s.create_simple((5, 4))
+        dataset = h5py.h5d.create(file.id, b"x", h5py.h5t.IEEE_F32LE, space, creation)
+        dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.zeros((5, 4), "float32"))
+
+    return build
 
 
 def many_rows(ground, file):
@@ -664,6 +751,10 @@ HDF5_DATA = {
     "external storage": (data(data_in_another_file), "external storage"),
     "a virtual dataset": (data(virtual_data), "virtual dataset"),
     "a filter that is a plugin": (data(data_behind_a_plugin), r"\[32015\]"),
+    "two compressions": (data(filtered_data((1, 9), (1, 9))), "multiply"),
+    "two kinds of compression": (data(filtered_data((1, 9), (32000,))), "multiply"),
+    "scale-offset": (data(filtered_data((6, 2, 0))), r"\[6\]"),
+    "N-bit": (data(filtered_data((5,))), r"\[5\]"),
     "rows without end": (data(many_rows), "of which the file holds 0 bytes"),
     "a row without end": (data(wide_rows), "of which the file holds 0 bytes"),
     "rows that nobody wrote": (data(unwritten_rows), "of which the file holds 0 bytes"),
