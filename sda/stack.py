@@ -133,6 +133,7 @@ class StackedDenoisingAutoencoder(keras.Model):
         self.autoencoders = autoencoders
         self.input_layers = input_layers
         self.seed = seed
+        self._begun = None  # how its last pretraining with checkpoints began and left it
 
     @classmethod
     def from_model(

@@ -16,6 +16,7 @@ from keras import layers
 
 import sda
 from sda import checkpoint, prefixes
+from sda.checkpoints import code
 
 BACKEND = keras.backend.backend()
 
@@ -231,7 +232,7 @@ CHANGED = {
     "min_delta=0.2": [keras.callbacks.EarlyStopping(min_delta=d, patience=5) for d in (0.1, 0.2)],
     "min_delta=0.02": [keras.callbacks.ReduceLROnPlateau(min_delta=d) for d in (0.01, 0.02)],
     "rate=0.7": [Underscored(rate) for rate in (0.5, 0.7)],
-    "schedule.closure[0]='0.5'": [
+    "schedule.closure.factor='0.5'": [
         keras.callbacks.LearningRateScheduler(schedule(f)) for f in (0.9, 0.5)
     ],
     "schedule.code": [
@@ -274,7 +275,7 @@ def test_the_same_function_made_again_is_the_same_setting(tmp_path):
 def test_code_that_another_python_compiled_is_not_compared(tmp_path, monkeypatch):
     callback = keras.callbacks.LearningRateScheduler(schedule(0.9))
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.platform, "python_version_tuple", lambda: ("3", "0", "0"))
+        patch.setattr(code.platform, "python_version_tuple", lambda: ("3", "0", "0"))
         finetune(classifier(), tmp_path, [callback], epochs=1)
     other = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate)
     with pytest.raises(ValueError, match=r"schedule\.closure"):

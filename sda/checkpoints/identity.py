@@ -16,6 +16,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from sda import processes
 from sda.checkpoints.code import Reader, anonymous, config_of, digest, is_installed, items_of
 from sda.training.rows import pieces
 
@@ -66,7 +67,7 @@ def object_settings(thing, name, left_out=None):
     """
     reader = Reader(name, left_out)
     if not hasattr(thing, "get_config"):
-        return {"function": reader.read(thing)}
+        return {"value": reader.read(thing)}
     found = anonymous(config_of(thing, reader))
     code = reader.unsaid(thing)
     return {**found, "code": code} if code else found
@@ -177,6 +178,14 @@ class Begun:
         self._read.append((thing, now, settings))
         return now
 
+    def callbacks(self, callbacks, left_out=None):
+        """Return the `callback_settings` of a list of callbacks, each as the run began."""
+        return [
+            settings
+            for one in callbacks
+            for settings in self.read(one, lambda one=one: callback_settings([one], left_out))
+        ]
+
     def train(self, variables):
         """Remember the variables that are about to be trained."""
         self._variables = list(variables)
@@ -276,49 +285,55 @@ def start_of(variables):
     ]
 
 
-def check_start(variables, start, newest, left, layers):
-    """Return whether the weights are not those of a run, but as good as new.
+def resume_from(folder, model, variables, start, newest, left, verbose):
+    """Check that a model may be given the weights of a run; say so where it loses others by that.
 
-    They may be what the run began with, what its newest checkpoint holds, or what a training of
-    this process left; any others have to be as their initialiser draws them, or as those that the
-    run began with up to `NEAR`, or to have an initialiser that cannot be asked.
+    Its weights may be what the run began with, what its newest checkpoint holds, or what a training
+    of this process left. Any others have to be as their initialiser draws them, or as those that
+    the run began with but for the last bits, or to have no initialiser that can be asked.
 
     Args:
-        variables: List of Keras variables, of a model that is about to be trained.
+        folder: Path of the run's checkpoints.
+        model: The model or stack.
+        variables: List of its Keras variables.
         start: What `start_of` returned of them when the run began.
         newest: List of the values of the newest checkpoint, one per variable; None for none.
-        left: List of the digests that a training of this process left.
-        layers: List of the layers that the variables may belong to.
+        left: List of the digests that a training of this process left, or an empty one.
+        verbose: 0 for silence.
 
     Raises:
         ValueError: If a variable is none of that. Nothing is changed.
     """
-    if len(start) != len(variables) or len(newest) != len(variables):
+    if {len(start), len(newest)} != {len(variables)}:
         raise ValueError(
             f"Expected a checkpoint with the {len(variables)} variables of this model. Received: "
-            f"one with {len(start)} and {len(newest)}"
+            f"one with {len(start)} of its begin and {len(newest)} in all"
         )
     left = left if len(left) == len(variables) else [None] * len(variables)
-    is_other = False
+    layers = [*model._flatten_layers()]
+    loses = False
     for variable, value, begun, held, of_left in zip(
         variables, _values(variables), start, newest, left, strict=True
     ):
         now = digest(value)
-        known = {begun["digest"], of_left}
-        if now in known or (held is not None and now == digest(np.asarray(held))):
+        if now in (begun["digest"], of_left) or (
+            held is not None and now == digest(np.asarray(held))
+        ):
             continue
-        is_other = True
-        owner = next((la for la in layers if _owns(la, variable)), None)
+        loses = True
+        owner = next((layer for layer in layers if _owns(layer, variable)), None)
         initializer = _initializer(owner, variable)
         if initializer is None or _is_near(value, begun) or _is_drawn(initializer, variable, value):
             continue
         raise ValueError(
-            "Expected the weights that the run in `checkpoint_dir` began with, those of its newest "
-            f"checkpoint, or fresh ones. Received: others in layer {owner.name!r} "
-            f"({variable.name}). Make the model or stack anew, or load into it what the run began "
-            "with; to begin a run with these weights, use another folder, or delete this one"
+            "Expected the weights with which the run in `checkpoint_dir` began, those of its "
+            f"newest checkpoint, or fresh ones. Received: others in layer {owner.name!r} "
+            f"({variable.name}); checkpoint_dir={str(folder)!r}. Nothing was changed: make the "
+            "model or stack anew to go on with that run; to begin one with these weights, use "
+            "another folder, or delete this one"
         )
-    return is_other
+    if loses and verbose and processes.rank() == 0:
+        print(f"The weights are those of the checkpoint in {str(folder)!r}, not fresh ones.")
 
 
 def _values(variables):

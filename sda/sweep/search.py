@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import json
 import math
 import operator
 import os
@@ -14,7 +13,7 @@ import time
 import keras
 import numpy as np
 
-from sda import checkpoint
+from sda.checkpoints import identity
 from sda.checks import check_count, check_number
 from sda.prefixes import PrefixStore, alone
 from sda.seeding import check_seed
@@ -324,7 +323,7 @@ class Sweep:
                 facts["layers_shared"] = prefixes.hits - before[0]
                 facts["layers_trained"] = prefixes.misses - before[1]
             facts["backend"] = keras.backend.backend()
-            facts["versions"] = checkpoint.versions()
+            facts["versions"] = identity.versions()
             with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
                 asked.set_user_attr("facts", facts)
                 study.tell(asked, **outcome, skip_if_finished=True)
@@ -373,14 +372,14 @@ class Sweep:
         optuna = load_optuna()
         settings = {
             "vary": {name: space.plain(values) for name, values in self.vary.items()},
-            "fixed": json.loads(json.dumps(self.fixed)),
+            "fixed": {name: _settings_of(name, value) for name, value in self.fixed.items()},
             "objective": self.objective,
             "sampler": self.sampler
             if isinstance(self.sampler, str)
             else type(self.sampler).__name__,
             "seed": self.seed,
             "backend": keras.backend.backend(),
-            "data": checkpoint.data_settings([train, held_out]),
+            "data": identity.data_settings([train, held_out]),
         }
         self.path.mkdir(parents=True, exist_ok=True)
         with alone(self.path / "study.lock"), quiet(optuna):
@@ -395,7 +394,7 @@ class Sweep:
             if there is None:
                 study.set_user_attr("settings", settings)
             else:
-                differing = checkpoint.differences(there, settings)
+                differing = identity.differences(there, settings)
                 if differing:
                     raise ValueError(
                         "Expected the data and settings of the sweep that is there. Received: "
@@ -443,6 +442,17 @@ class Sweep:
                 f"Received: shapes {checked[0][0].shape} and {checked[1][0].shape}"
             )
         return checked
+
+
+def _settings_of(name, value):
+    """Return a setting as JSON has it: numbers and strings, and of others what tells them apart."""
+    if type(value) in (list, tuple):
+        return [_settings_of(name, item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    return identity.object_settings(value, name)
 
 
 def _reporter(asked):
