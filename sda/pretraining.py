@@ -377,7 +377,7 @@ class GreedyPretrainer:
             checkpoints.path,
             stack,
             stack.variables,
-            context["start"],
+            context.get("start"),
             [newest.get(id(v)) for v in stack.variables],
             stack._begun.weights,
             verbose,

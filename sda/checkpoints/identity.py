@@ -304,11 +304,7 @@ def resume_from(folder, model, variables, start, newest, left, verbose):
     Raises:
         ValueError: If a variable is none of that. Nothing is changed.
     """
-    if {len(start), len(newest)} != {len(variables)}:
-        raise ValueError(
-            f"Expected a checkpoint with the {len(variables)} variables of this model. Received: "
-            f"one with {len(start)} of its begin and {len(newest)} in all"
-        )
+    _check_kept(start, newest, variables)
     left = left if len(left) == len(variables) else [None] * len(variables)
     layers = [*model._flatten_layers()]
     loses = False
@@ -334,6 +330,23 @@ def resume_from(folder, model, variables, start, newest, left, verbose):
         )
     if loses and verbose and processes.rank() == 0:
         print(f"The weights are those of the checkpoint in {str(folder)!r}, not fresh ones.")
+
+
+def _check_kept(start, newest, variables):
+    """Raise `ValueError` unless a checkpoint holds what `start_of` returns of these variables."""
+    is_whole = isinstance(start, list) and len(start) == len(newest) == len(variables)
+    if not is_whole or not all(
+        isinstance(one, dict)
+        and isinstance(one.get("digest"), str)
+        and isinstance(one.get("norm"), float)
+        and isinstance(one.get("entries"), list)
+        and all(isinstance(entry, float) for entry in one["entries"])
+        for one in start
+    ):
+        raise ValueError(
+            f"Expected a checkpoint with the weights that a run of {len(variables)} variables "
+            "began with. Received: one of another model, or of another version of keras-sda"
+        )
 
 
 def _values(variables):

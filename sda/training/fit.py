@@ -349,7 +349,7 @@ class Trainer:
         else:
             held = [*progress["variables"]["trainable"], *progress["variables"]["non-trainable"]]
             identity.resume_from(
-                checkpoints.path, self.model, variables, context["start"], held, begun.weights,
+                checkpoints.path, self.model, variables, context.get("start"), held, begun.weights,
                 verbose,
             )  # fmt: skip
         begun.train(variables)
