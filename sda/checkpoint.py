@@ -2,15 +2,11 @@
 
 import collections
 import contextlib
-import functools
 import hashlib
-import importlib.metadata
-import inspect
 import io
 import json
 import os
 import pathlib
-import platform
 import random
 import re
 import secrets
@@ -20,15 +16,15 @@ import warnings
 
 import keras
 import numpy as np
-from keras import ops, tree
+from keras import ops
 from keras.src.backend.common import global_state
 from keras.src.random import seed_generator
 
 from sda import processes
+from sda.checkpoints.identity import differences, stateful, versions
 from sda.checks import check_number
 from sda.locks import LOCK, Lock
 from sda.safe_files import read_npz
-from sda.training.rows import pieces
 
 # The header of a checkpoint: this, the version of the format, and the SHA-256 of what follows.
 MAGIC = b"sda-checkpoint"
@@ -195,8 +191,7 @@ class Checkpoints:
 
     def _check(self, saved):
         """Raise `ValueError` if the checkpoint is that of another run, and name what differs."""
-        there, here = _of_one_python(saved["settings"], self.settings)
-        differing = differences(there, here)
+        differing = differences(saved["settings"], self.settings)
         if differing:
             raise ValueError(
                 "Expected the data and settings of the run in `checkpoint_dir`. Received: "
@@ -236,268 +231,6 @@ def check_checkpoints(checkpoint_dir, checkpoint_every):
     check_number(checkpoint_every, "checkpoint_every", "in seconds, at least 0", lambda s: s >= 0)
 
 
-# What a run is
-
-
-def data_settings(data):
-    """Return what tells one set of data from another: for each source its type, shape and digest.
-
-    Args:
-        data: Nested structure of row sources, or None.
-    """
-    return [_fingerprint(rows) for rows in tree.flatten(data) if rows is not None]
-
-
-def model_settings(model):
-    """Return what tells one model from another before training: its layers, without their names."""
-    try:
-        config = model.get_config()
-    except NotImplementedError:  # a subclass that does not say how it was made
-        config = {}
-    return {
-        "class": type(model).__name__,
-        "backend": keras.backend.backend(),
-        "floatx": keras.config.floatx(),
-        "config": _anonymous(_plain(config)),
-    }
-
-
-def object_settings(thing):
-    """Return what an optimizer or a loss was made with, but for its name."""
-    return _anonymous(_plain(keras.saving.serialize_keras_object(thing)))
-
-
-def compile_settings(model):
-    """Return what the model was compiled with, as far as the result depends on it."""
-    config = _plain(model.get_compile_config() or {})
-    for name in ("run_eagerly", "steps_per_execution"):
-        config.pop(name, None)
-    # The names of metrics are those of the logs, and stay.
-    return {k: _anonymous(v) if k in ("optimizer", "loss") else v for k, v in config.items()}
-
-
-def callback_settings(callbacks):
-    """Return the classes of the callbacks and the arguments they were made with.
-
-    An argument is what the attribute of its name holds, with or without an underscore. Of a
-    function it is the code, its constants, defaults and closure.
-    """
-    settings = []
-    for callback in _stateful(callbacks):
-        found = {}
-        for name in inspect.signature(type(callback).__init__).parameters:
-            attribute = name if name in vars(callback) else f"_{name}"
-            value = vars(callback).get(attribute)
-            if attribute not in vars(callback) or name in ("model", "params", "verbose"):
-                continue
-            if name == "min_delta" and hasattr(callback, "monitor_op"):
-                value = abs(value)  # its sign turns when Keras first looks at the logs
-            if _can_pack(value):
-                found[name] = value
-            elif callable(value):
-                found[name] = _function_settings(value)
-        settings.append({"class": type(callback).__name__, **_plain(found)})
-    return settings
-
-
-class Begun:
-    """Settings of things that a training changes, as they were when the run in a folder began.
-
-    A callback may change the learning rate, and its own attributes. Where the run goes on in the
-    process that it was cut off in, with the same objects as it left them, its settings are still
-    those that it began with.
-
-    Args:
-        folder: Path of the run's folder.
-        before: The `Begun` of the training before this one, or None.
-    """
-
-    def __init__(self, folder, before=None):
-        self._folder = os.path.abspath(folder)
-        same = before is not None and before._folder == self._folder
-        self._left = before._left if same else []
-        self._read = []
-
-    def read(self, thing, settings):
-        """Return what the function `settings` tells of `thing`, or told when the run began."""
-        now = settings()
-        for other, begun, left in self._left:
-            if other is thing and left == now:
-                now = begun
-        self._read.append((thing, now, settings))
-        return now
-
-    def leave(self):
-        """Keep how training leaves the things."""
-        self._left = [(thing, begun, settings()) for thing, begun, settings in self._read]
-        self._read = []
-
-
-def _function_settings(function, depth=0):
-    """Return what tells one function from another, in plain values."""
-    if isinstance(function, functools.partial):
-        bound = [*function.args, *sorted(function.keywords.items())]
-        return {
-            "partial": _function_settings(function.func, depth),
-            "bound": _captured(bound, depth),
-        }
-    function = getattr(function, "__func__", function)
-    if not isinstance(function, types.FunctionType):
-        name = getattr(function, "__qualname__", type(function).__qualname__)
-        return f"{getattr(function, '__module__', None)}.{name}"
-    cells = []
-    for cell in function.__closure__ or ():
-        with contextlib.suppress(ValueError):  # nothing in it yet
-            cells.append(cell.cell_contents)
-    return {
-        "python": ".".join(platform.python_version_tuple()[:2]),
-        "code": hashlib.sha256(_code(function.__code__).encode()).hexdigest(),
-        "defaults": _captured(function.__defaults__ or (), depth),
-        "keywords": _captured(sorted((function.__kwdefaults__ or {}).items()), depth),
-        "closure": _captured(cells, depth),
-    }
-
-
-def _code(code):
-    """Return the instructions, constants and names of compiled code, without its place."""
-    constants = [
-        _code(value) if isinstance(value, types.CodeType) else _constant(value)
-        for value in code.co_consts
-    ]
-    return repr((code.co_code, constants, code.co_names, code.co_varnames[: code.co_argcount]))
-
-
-def _constant(value):
-    # The order of a set differs from process to process.
-    return repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)
-
-
-def _captured(values, depth):
-    """Return what a function has got hold of: plain values, digests of arrays, and functions."""
-    found = []
-    for value in values:
-        if isinstance(value, np.ndarray) and value.dtype.kind in KINDS:
-            digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
-            found.append(f"{value.dtype} {value.shape}, SHA-256 {digest}")
-        elif _can_pack(value):
-            found.append(_packed_text(value))
-        elif callable(value) and depth < 4:
-            found.append(_function_settings(value, depth + 1))
-        else:
-            found.append(type(value).__qualname__)
-    return found
-
-
-def _packed_text(value):
-    arrays = []
-    text = json.dumps(_to_json(value, arrays))
-    return text + "".join(repr(array.tolist()) for array in arrays)
-
-
-def _fingerprint(rows):
-    digest = hashlib.sha256()
-    for piece in pieces(rows):
-        digest.update(memoryview(np.ascontiguousarray(piece)).cast("B"))
-    shape = tuple(int(n) for n in rows.shape)
-    return f"{np.dtype(rows.dtype).name} {shape}, SHA-256 {digest.hexdigest()}"
-
-
-def _plain(value):
-    """Return settings as JSON has them; what JSON has not, as the name of its type."""
-
-    def name(value):
-        return f"{type(value).__module__}.{type(value).__name__}"
-
-    return json.loads(json.dumps(value, default=name))
-
-
-def _anonymous(config):
-    """Return a model's configuration with its names replaced by numbers, in order of appearance.
-
-    Keras counts names up in a process ("dense", "dense_1"), and the second model of a process is
-    no other model for that. How often it was built tells nothing either.
-    """
-    numbers = {}
-
-    def find(value):
-        # What a dtype policy has for a name is what it is.
-        if isinstance(value, dict) and str(value.get("class_name")).endswith("DTypePolicy"):
-            return
-        for key, inner in _items(value):
-            if key == "name" and isinstance(inner, str):
-                numbers.setdefault(inner, f"#{len(numbers)}")
-            find(inner)
-
-    def replace(value):
-        if isinstance(value, dict):
-            left_out = ("build_config", "shared_object_id")
-            return {k: replace(v) for k, v in value.items() if k not in left_out}
-        if isinstance(value, list):
-            return [replace(v) for v in value]
-        return numbers.get(value, value) if isinstance(value, str) else value
-
-    find(config)
-    return replace(config)
-
-
-def _items(value):
-    if isinstance(value, dict):
-        return value.items()
-    return enumerate(value) if isinstance(value, list) else ()
-
-
-def _flat(value, path=""):
-    """Yield (path, value) of all that is plain in nested dictionaries and lists."""
-    inner = list(_items(value))
-    if not inner:
-        yield path, value
-    for key, item in inner:
-        step = f"[{key}]" if isinstance(value, list) else f".{key}" if path else key
-        yield from _flat(item, path + step)
-
-
-def _of_one_python(there, here):
-    """Return both settings without the code of functions that another Python has compiled."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        if "code" in there and "python" in there and there["python"] != here.get("python"):
-            left_out = ("python", "code")
-            there, here = ({k: v for k, v in s.items() if k not in left_out} for s in (there, here))
-        pairs = {k: _of_one_python(there[k], here[k]) for k in there.keys() & here.keys()}
-        there, here = (
-            {k: pairs[k][n] if k in pairs else v for k, v in s.items()}
-            for n, s in enumerate((there, here))
-        )
-    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here) > 0:
-        there, here = map(list, zip(*map(_of_one_python, there, here), strict=True))
-    return there, here
-
-
-def differences(there, here):
-    """Return as text where two nested settings differ, or nothing."""
-    there, here = dict(_flat(there)), dict(_flat(here))
-    differing = [
-        f"{name}={_short(here, name)} (there: {_short(there, name)})"
-        for name in [*here, *(name for name in there if name not in here)]
-        if name not in here or name not in there or here[name] != there[name]
-    ]
-    more = f", and {len(differing) - 5} more" if len(differing) > 5 else ""
-    return ", ".join(differing[:5]) + more
-
-
-def _short(settings, name):
-    text = repr(settings[name]) if name in settings else "nothing"
-    return text if len(text) <= 60 else f"{text[:28]}…{text[-28:]}"
-
-
-def versions():
-    """Return the versions of what the bits of a result depend on."""
-    found = {}
-    for package in ("keras-sda", "keras", "numpy", keras.backend.backend()):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
-
-
 # The state of a training
 
 
@@ -530,12 +263,12 @@ def callback_states(callbacks):
     deques and dictionaries of these. Strings are settings, such as the path of a file, and a file
     that somebody else made must not change those.
     """
-    return [_state(callback) for callback in _stateful(callbacks)]
+    return [_state(callback) for callback in stateful(callbacks)]
 
 
 def restore_callbacks(callbacks, states):
     """Give each callback its state back; to be called after `on_train_begin`."""
-    for callback, state in zip(_stateful(callbacks), states, strict=True):
+    for callback, state in zip(stateful(callbacks), states, strict=True):
         if hasattr(callback, "set_state"):
             callback.set_state(state)
         elif isinstance(callback, keras.callbacks.CSVLogger) or not isinstance(state, dict):
@@ -599,7 +332,7 @@ def continued_logs(callbacks, states):
     """Let each `CSVLogger` go on where it was, and not begin its file anew, in `on_train_begin`."""
     loggers = [
         (callback, callback.append, state["size"])
-        for callback, state in zip(_stateful(callbacks), states, strict=True)
+        for callback, state in zip(stateful(callbacks), states, strict=True)
         if isinstance(callback, keras.callbacks.CSVLogger)
     ]
     for callback, _, size in loggers:
@@ -612,11 +345,6 @@ def continued_logs(callbacks, states):
     finally:
         for callback, append, _ in loggers:
             callback.append = append
-
-
-def _stateful(callbacks):
-    """The callbacks but for the progress bar, which a run may have or not."""
-    return [c for c in callbacks if not isinstance(c, keras.callbacks.ProgbarLogger)]
 
 
 def _state(callback):
@@ -653,7 +381,7 @@ class Watched:
     def __init__(self, callbacks, optimizer):
         self._callbacks = [
             c
-            for c in _stateful(callbacks)
+            for c in stateful(callbacks)
             if not hasattr(c, "get_state")
             and not isinstance(c, (keras.callbacks.CSVLogger, keras.callbacks.History))
         ]

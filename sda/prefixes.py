@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import os
 import pathlib
 import re
@@ -13,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from sda import checkpoint, preprocessing
+from sda.checkpoints import identity
 from sda.checks import check_count
 from sda.locks import Lock, alone
 
@@ -36,8 +36,10 @@ class PrefixStore:
     both train it, with the same result.) A process that is killed leaves neither a lock that is
     held nor half a layer: what it had begun to write is deleted by whoever uses the store next.
 
-    The store sees configurations, not code. Empty it when you have changed an own loss, corruption
-    or callback without changing its name or settings.
+    What a function is, its code says, with its constants, defaults, closure and the globals that it
+    names; what an object is, its config, and its attributes and methods where its class is yours.
+    What an installed package defines goes by its name and version, what a module of yours defines
+    by its name alone: empty the store when you have changed such a module.
 
     Args:
         path: Path of the folder; made if it does not exist.
@@ -74,7 +76,7 @@ class PrefixStore:
             variables: The Keras variables of the layer.
             train: Function without arguments that trains the layer and returns plain values.
         """
-        path = self.path / f"{address(settings)}{SUFFIX}"
+        path = self.path / f"{identity.address(settings)}{SUFFIX}"
         with contextlib.suppress(OSError):  # told where the layer cannot be kept
             self.path.mkdir(parents=True, exist_ok=True)
             self._clear()
@@ -93,7 +95,7 @@ class PrefixStore:
         outcome = train()
         saved = {
             "settings": settings,
-            "versions": checkpoint.versions(),
+            "versions": identity.versions(),
             "context": {"variables": checkpoint.values(variables), "outcome": outcome},
             "progress": None,
         }
@@ -172,7 +174,7 @@ class PrefixStore:
 def _problem(saved, settings, variables):
     """Return why what was read is not the layer that was asked for, or nothing."""
     try:
-        if address(saved["settings"]) != address(settings):
+        if identity.address(saved["settings"]) != identity.address(settings):
             return "it says of itself that it is another"
         values = saved["context"]["variables"]
         shapes = [np.shape(value) for value in values]
@@ -185,32 +187,38 @@ def _problem(saved, settings, variables):
     return ""
 
 
-def address(settings):
-    """Return the SHA-256 of nested plain values."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-
 def ground(stack, rows, validation):
     """Return the settings that every layer of a stack depends on: what is below the first."""
     return {
-        "data": checkpoint.data_settings(rows),
-        "validation_data": checkpoint.data_settings(validation),
-        "preprocessing": [_settings(layer, "stack") for layer in stack.preprocessing],
+        "data": identity.data_settings(rows),
+        "validation_data": identity.data_settings(validation),
+        "preprocessing": [identity.object_settings(la, "stack") for la in stack.preprocessing],
         "preprocessing weights": preprocessing.digest(stack.preprocessing),
-        "versions": checkpoint.versions(),
+        "versions": identity.versions(),
         "floatx": keras.config.floatx(),
         # Its kind: "cuda:1" computes what "cuda:0" does.
         "device": re.sub(r"\d+", "", str(ops.zeros(()).device)),
     }
 
 
-def training_settings(optimizer, loss, callbacks, **others):
-    """Return how a layer is trained, in plain values; raise `ValueError` where it has no such."""
+def training_settings(autoencoder, optimizer, loss, callbacks, left_out=None, **others):
+    """Return what is trained and how, in plain values.
+
+    Args:
+        autoencoder: The `sda.DenoisingAutoencoder`, about to be trained.
+        optimizer, loss, callbacks: What it is trained with.
+        left_out: List, to which the names of what cannot be known are added.
+        **others: Plain values.
+
+    Raises:
+        ValueError: If the noise, the loss or a schedule cannot be told from others.
+    """
     return {
         **others,
-        "optimizer": _settings(optimizer, "optimizer"),
-        "loss": _settings(loss, "loss"),
-        "callbacks": [_callback_settings(callback) for callback in callbacks],
+        "autoencoder": identity.object_settings(autoencoder, "stack", left_out),
+        "optimizer": identity.object_settings(optimizer, "optimizer", left_out),
+        "loss": identity.object_settings(loss, "loss", left_out),
+        "callbacks": [identity.store_settings(callback, left_out) for callback in callbacks],
     }
 
 
@@ -227,49 +235,7 @@ def layer_settings(below, autoencoder, training):
         digest.update(f"{value.dtype}{value.shape}".encode())
         digest.update(value.tobytes())
     return {
-        "below": address(below),
-        "autoencoder": _settings(autoencoder, "stack"),
+        "below": identity.address(below),
         "start": digest.hexdigest(),
         "training": training,
     }
-
-
-def _settings(thing, name):
-    """Return the config of a Keras object, without the names that Keras counts up."""
-    config = keras.saving.serialize_keras_object(thing)
-    try:
-        return _nameless(json.loads(json.dumps(config)))
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"Expected `{name}` to have a config of plain values under `prefixes`, by which to "
-            f"tell it from others. Received: {thing!r} with {error}"
-        ) from error
-
-
-def _nameless(config):
-    if isinstance(config, list):
-        return [_nameless(value) for value in config]
-    if not isinstance(config, dict):
-        return config
-    config = {
-        key: _nameless(value)
-        for key, value in config.items()
-        if key not in ("build_config", "shared_object_id")
-    }
-    # The name of a dtype policy is the policy.
-    if isinstance(config.get("config"), dict) and "Policy" not in config["class_name"]:
-        config["config"].pop("name", None)
-    return config
-
-
-def _callback_settings(callback):
-    """Return the class of a callback that was not used yet, and all of its attributes."""
-    values = {n: v for n, v in vars(callback).items() if n not in ("params", "_model")}
-    try:
-        values = json.loads(json.dumps(values))
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            "Expected `callbacks` with nothing but plain values as attributes under `prefixes`, by "
-            f"which to tell them from others. Received: {type(callback).__name__} with {error}"
-        ) from error
-    return {"class": f"{type(callback).__module__}.{type(callback).__qualname__}", **values}

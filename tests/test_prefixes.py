@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 
@@ -13,6 +14,7 @@ import pytest
 
 import sda
 from sda import locks, prefixes
+from sda.checkpoints import identity
 
 
 def data():
@@ -36,6 +38,11 @@ def assert_equal(stack, other):
         np.testing.assert_array_equal(
             keras.ops.convert_to_numpy(a.value), keras.ops.convert_to_numpy(b.value)
         )
+
+
+def assert_close(stack, other):
+    for a, b in zip(stack.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def counts(store):
@@ -103,7 +110,7 @@ def keys_of():
         pretrainer = sda.GreedyPretrainer(made, prefixes=sda.PrefixStore("unused"), **settings)
         trainings = pretrainer._trainings(shuffle, [callbacks(k) for k in range(len(units))])
         keys = pretrainer._keys(data() if x is None else x, None, trainings)
-        return [prefixes.address(key) for key in keys]
+        return [identity.address(key) for key in keys]
 
     return keys_of
 
@@ -146,13 +153,59 @@ def test_callbacks_are_known_by_their_attributes(keys_of):
     assert [a == b for a, b in zip(first, second, strict=True)] == [True, False, False]
 
 
-def test_callbacks_that_cannot_be_told_apart_are_refused(store):
-    def callbacks(k):
-        return [keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: None)]
+def test_functions_are_known_by_their_code_and_what_it_captures(keys_of):
+    def losses(by):
+        return lambda x, z: by * keras.ops.mean(keras.ops.square(x - z), -1)
 
-    with pytest.raises(ValueError, match="Expected `callbacks` with nothing but plain values"):
-        pretrained(store, callbacks=callbacks)
+    def logs(by):
+        log = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: print(by))
+        return lambda k: [log] if k == 2 else []
+
+    for name, made in (("loss", losses), ("callbacks", logs)):
+        assert keys_of(**{name: made(2)}) == keys_of(**{name: made(2)})
+        assert keys_of(**{name: made(2)}) != keys_of(**{name: made(3)})
+
+
+def test_a_layer_trained_with_another_closure_or_silent_class_is_not_taken(store):
+    class Noise(sda.Corruption):
+        def __init__(self, by, **kwargs):
+            super().__init__(**kwargs)
+            self.by = by
+
+        def corrupt(self, x):
+            return x * self.by, None
+
+        def copy(self, seed):
+            return type(self)(self.by, seed=seed)
+
+    def loss(by):
+        return lambda x, z: by * keras.ops.mean(keras.ops.square(x - z), -1)
+
+    for by, found in ((0.5, (0, 1)), (0.5, (1, 0)), (0.9, (0, 1))):
+        settings = {"units": [5], "corruption": [Noise(by)], "loss": "squared_error"}
+        assert_close(pretrained(store, **settings)[0], pretrained(**settings)[0])
+        assert counts(store) == found
+        settings = {"units": [5], "corruption": [0.1], "loss": loss(by)}
+        assert_close(pretrained(store, **settings)[0], pretrained(**settings)[0])
+        assert counts(store) == found
+
+
+def test_what_cannot_be_told_apart_is_refused_in_a_loss_and_left_out_of_callbacks(store):
+    lock = threading.Lock()
+
+    def loss(x, z):
+        with lock:
+            return keras.ops.mean(x - z, -1)
+
+    with pytest.raises(ValueError, match=r"Expected `loss` to be made of.*Received: lock of type"):
+        pretrained(store, loss=loss)
     assert not store.path.exists()
+
+    def callbacks(k):
+        return [keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: lock.locked())]
+
+    with pytest.warns(UserWarning, match=r"By shared layers runs are not told apart: .* lock of"):
+        pretrained(store, callbacks=callbacks)
 
 
 def test_bad_settings_are_refused(tmp_path):

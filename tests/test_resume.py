@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import os
 import pathlib
 import random
 import shutil
@@ -19,7 +20,8 @@ import pytest
 from keras import layers
 
 import sda
-from sda import checkpoint, locks
+from sda import checkpoint, locks, prefixes
+from sda.checkpoints import code
 
 BACKEND = keras.backend.backend()
 
@@ -235,7 +237,7 @@ CHANGED = {
     "min_delta=0.2": [keras.callbacks.EarlyStopping(min_delta=d, patience=5) for d in (0.1, 0.2)],
     "min_delta=0.02": [keras.callbacks.ReduceLROnPlateau(min_delta=d) for d in (0.01, 0.02)],
     "rate=0.7": [Underscored(rate) for rate in (0.5, 0.7)],
-    "schedule.closure[0]='0.5'": [
+    "schedule.closure.factor='0.5'": [
         keras.callbacks.LearningRateScheduler(schedule(f)) for f in (0.9, 0.5)
     ],
     "schedule.code": [
@@ -278,7 +280,7 @@ def test_the_same_function_made_again_is_the_same_setting(tmp_path):
 def test_code_that_another_python_compiled_is_not_compared(tmp_path, monkeypatch):
     callback = keras.callbacks.LearningRateScheduler(schedule(0.9))
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.platform, "python_version_tuple", lambda: ("3", "0", "0"))
+        patch.setattr(code.platform, "python_version_tuple", lambda: ("3", "0", "0"))
         finetune(classifier(), tmp_path, [callback], epochs=1)
     other = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate)
     with pytest.raises(ValueError, match=r"schedule\.closure"):
@@ -348,6 +350,233 @@ def test_a_schedule_goes_on_with_the_callbacks_that_it_was_cut_off_with(tmp_path
         cut.fit(rows()[0], verbose=0)
     cut.fit(rows()[0], verbose=0)
     assert_same(values(stack), values(expected))
+
+
+# Weights to start from
+
+
+def unseeded(units=4):
+    model = keras.Sequential(
+        [keras.Input((6,)), layers.Dense(units, "tanh"), layers.Dense(3, "softmax", name="top")]
+    )
+    model.compile(keras.optimizers.Adam(0.05), "sparse_categorical_crossentropy")
+    return model
+
+
+class Fails(keras.callbacks.Callback):
+    """Raises in the middle of an epoch, once."""
+
+    fails = True
+
+    def get_state(self):
+        return None
+
+    def set_state(self, state):
+        pass
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.fails and self.epoch == 1:
+            self.fails = False
+            raise InterruptedError
+
+
+def pretrain(stack, folder, callbacks=None, **settings):
+    settings = {"epochs": 2, "batch_size": 10, **settings}
+    pretrainer = sda.GreedyPretrainer(
+        stack, "adam", callbacks=callbacks, checkpoint_dir=folder, checkpoint_every=600, **settings
+    )
+    return pretrainer.fit(rows()[0], verbose=0)
+
+
+def two_layers(seed=None):
+    return sda.StackedDenoisingAutoencoder([5, 4], corruption=0.2, seed=seed)
+
+
+TOLD = "The weights are those of the checkpoint in"
+
+
+def test_a_fresh_model_without_seeds_goes_on_and_says_so(tmp_path, capsys):
+    whole, again = unseeded(), unseeded()
+    assert not np.allclose(whole.get_weights()[0], again.get_weights()[0])
+    finetune(whole, tmp_path)
+    assert TOLD not in capsys.readouterr().out
+    x, y = rows()
+    settings = {"validation_data": (x, y), "seed": 1, "checkpoint_dir": tmp_path, "epochs": 2}
+    sda.fit(again, x, y, 10, verbose=2, **settings)
+    assert TOLD in capsys.readouterr().out
+    assert_same(values(again), values(whole))
+    # In its own process, and with what the checkpoint holds, there is nothing to say.
+    sda.fit(again, x, y, 10, verbose=2, **settings)
+    loaded = unseeded()
+    loaded.set_weights(whole.get_weights())
+    sda.fit(loaded, x, y, 10, verbose=2, **settings)
+    assert TOLD not in capsys.readouterr().out
+
+
+SCRIPT = """
+import keras, numpy as np, sda
+x, y = np.random.default_rng(0).random((20, 6)), np.arange(20) % 3
+stack = sda.StackedDenoisingAutoencoder([5, 4], corruption=0.2)
+sda.GreedyPretrainer(stack, epochs=1, checkpoint_dir="a").fit(x, verbose=0)
+model = stack.classifier(3, dropout=0.2)
+model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+sda.fit(model, x, y, epochs=2, checkpoint_dir="b", verbose=0)
+print([float(np.sum(w)) for w in model.get_weights()])
+"""
+
+
+@pytest.mark.slow
+def test_a_script_without_seeds_goes_on_in_another_process(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    found = [
+        subprocess.run(
+            [sys.executable, "script.py"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(pathlib.Path(sda.__file__).parent.parent)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()[-1]
+        for _ in range(2)
+    ]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_cell_that_is_run_twice_goes_on(tmp_path, fails):
+    expected, stack = two_layers(1), two_layers(1)
+    pretrain(expected, None, seed=1)
+    made = [Fails(), Fails()]
+    made[0].fails = False
+    made[1].fails = fails
+
+    def cell():
+        return pretrain(stack, tmp_path / "a", lambda k: [made[k]], seed=1)
+
+    if fails:  # with weights that no checkpoint holds
+        with pytest.raises(InterruptedError):
+            cell()
+    cell()
+    cell()
+    assert_same(values(stack), values(expected))
+
+    model, callback = classifier(), Fails()
+    callback.fails = fails
+
+    def cell():
+        model.compile(keras.optimizers.Adam(0.05), "sparse_categorical_crossentropy")
+        return finetune(model, tmp_path / "b", [callback], checkpoint_every=600)
+
+    if fails:
+        with pytest.raises(InterruptedError):
+            cell()
+    cell()
+    cell()
+    expected = classifier()
+    finetune(expected)
+    assert_same(values(model), values(expected))
+
+
+def test_other_weights_are_refused_and_the_layer_is_named(tmp_path):
+    stack, other = two_layers(1), two_layers(1)
+    pretrain(stack, tmp_path / "a", seed=1)
+    other.build((None, 6))
+    other.autoencoders[1].encoder.kernel.assign(np.full((5, 4), 0.1))
+    before = values(other)
+    name = other.autoencoders[1].encoder.name
+    with pytest.raises(ValueError, match=rf"in layer '{name}' \(kernel\).*anew.*another folder"):
+        pretrain(other, tmp_path / "a", seed=1)
+    assert_same(values(other), before)
+
+    model, other = unseeded(), unseeded()
+    finetune(model, tmp_path / "b")
+    files = sorted((p.name, p.read_bytes()) for p in (tmp_path / "b").iterdir())
+    other.layers[1].bias.assign([1.0, 0, 0])
+    before = other.get_weights()
+    with pytest.raises(ValueError, match=r"in layer 'top' \(bias\)"):
+        finetune(other, tmp_path / "b")
+    assert_same(other.get_weights(), before)
+    assert files == sorted((p.name, p.read_bytes()) for p in (tmp_path / "b").iterdir())
+    # Training on without checkpoints makes other weights, too.
+    x, y = rows()
+    sda.fit(model, x, y, 10, verbose=0)
+    with pytest.raises(ValueError, match="Received: others in layer"):
+        finetune(model, tmp_path / "b")
+
+
+def test_a_run_of_loaded_weights_goes_on_from_these_and_from_fresh_ones(tmp_path):
+    def loaded():
+        model = classifier()
+        model.set_weights([np.full(w.shape, 0.1) for w in model.get_weights()])
+        return model
+
+    model, fresh = loaded(), classifier()
+    finetune(model, tmp_path)
+    for again in (loaded(), fresh):
+        finetune(again, tmp_path)
+        assert_same(values(again), values(model))
+
+
+def test_another_machines_last_bits_are_no_other_weights(tmp_path):
+    generator = np.random.default_rng(1)
+    start = [generator.normal(size=w.shape) for w in classifier().get_weights()]
+
+    def model(change):
+        made = classifier()
+        made.set_weights([change(w) for w in start])
+        return made
+
+    whole = model(lambda w: w)
+    finetune(whole, tmp_path, epochs=1)
+    near = model(lambda w: w * (1 + 1e-5 * np.sign(w)))
+    finetune(near, tmp_path, epochs=1)
+    assert_same(values(near), values(whole))
+    kept = np.linspace(0, 23, 16).astype(int)  # of the 24 weights of the first kernel
+
+    def same_entries(w):
+        other = w.copy()
+        if w.size == 24:
+            other.ravel()[np.setdiff1d(np.arange(24), kept)] += 0.5
+        return other
+
+    for change in (
+        lambda w: w * 1.01,
+        lambda w: w[::-1],  # of the same norm
+        same_entries,
+    ):
+        with pytest.raises(ValueError, match="Received: others in layer"):
+            finetune(model(change), tmp_path, epochs=1)
+
+
+class Adds(layers.Layer):
+    """Has a weight whose initialiser nobody keeps."""
+
+    def build(self, shape):
+        self.shift = self.add_weight(shape[1:], initializer="random_normal", name="shift")
+
+    def call(self, x):
+        return x + self.shift
+
+
+def test_a_weight_whose_initialiser_cannot_be_asked_is_taken_for_fresh(tmp_path):
+    whole, again = classifier(Adds()), classifier(Adds())
+    assert not np.allclose(whole.layers[1].shift, again.layers[1].shift)
+    finetune(whole, tmp_path)
+    finetune(again, tmp_path)
+    assert_same(values(again), values(whole))
+
+
+def test_a_checkpoint_with_other_weights_of_the_begin_is_refused(tmp_path):
+    finetune(classifier(), tmp_path, epochs=1)
+    (path, *_) = sorted(tmp_path.glob("*.checkpoint"))[-1:]
+    saved = checkpoint.read(path)
+    for start in ([], [{}] * 5, None, [{"digest": 1, "norm": "x", "entries": [[]]}] * 4):
+        checkpoint.write(path, {**saved, "context": {**saved["context"], "start": start}})
+        with pytest.raises(ValueError, match="Expected a checkpoint with"):
+            finetune(classifier(), tmp_path, epochs=1)
 
 
 # State of callbacks

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import json
 import math
 import operator
 import pathlib
@@ -14,7 +13,8 @@ import time
 import keras
 import numpy as np
 
-from sda import checkpoint, preprocessing
+from sda import preprocessing
+from sda.checkpoints import identity
 from sda.checks import check_count, check_number
 from sda.locks import alone
 from sda.prefixes import PrefixStore
@@ -344,7 +344,7 @@ class Sweep:
                 facts["layers_shared"] = prefixes.hits - before[0]
                 facts["layers_trained"] = prefixes.misses - before[1]
             facts["backend"] = keras.backend.backend()
-            facts["versions"] = checkpoint.versions()
+            facts["versions"] = identity.versions()
             updated = contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError)
             with updated, reading(self.storage):
                 asked.set_user_attr("facts", facts)
@@ -421,14 +421,14 @@ class Sweep:
         optuna = load_optuna()
         settings = {
             "vary": {name: space.plain(values) for name, values in self.vary.items()},
-            "fixed": json.loads(json.dumps(self.fixed)),
+            "fixed": {name: _settings_of(name, value) for name, value in self.fixed.items()},
             "objective": self.objective,
             "sampler": self.sampler
             if isinstance(self.sampler, str)
             else type(self.sampler).__name__,
             "seed": self.seed,
             "backend": keras.backend.backend(),
-            "data": checkpoint.data_settings([train, held_out]),
+            "data": identity.data_settings([train, held_out]),
         }
         self.path.mkdir(parents=True, exist_ok=True)
         self._check_folder()
@@ -451,7 +451,7 @@ class Sweep:
                     )
                 study.set_user_attr("settings", settings)
             else:
-                differing = checkpoint.differences(there, settings)
+                differing = identity.differences(there, settings)
                 if differing:
                     raise ValueError(
                         "Expected the data and settings of the sweep that is there. Received: "
@@ -502,6 +502,17 @@ class Sweep:
                 f"Received: shapes {checked[0][0].shape} and {checked[1][0].shape}"
             )
         return checked
+
+
+def _settings_of(name, value):
+    """Return a setting as JSON has it: numbers and strings, and of others what tells them apart."""
+    if type(value) in (list, tuple):
+        return [_settings_of(name, item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    return identity.object_settings(value, name)
 
 
 def _reporter(asked):

@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops, tree
 
 from sda import checkpoint, processes
+from sda.checkpoints import identity
 from sda.checks import check_count
 from sda.corruption import Corruption
 from sda.devices import accelerators
@@ -245,8 +246,10 @@ def fit(
         if shuffle:
             data = map_leaves(lambda rows: in_any_order(rows, scratch, shuffle), data)
 
-        def train(checkpoints=None, seed=seed):
+        def train(checkpoints=None, seed=seed, begun=None):
             trainer = Trainer(model, data, batch_size, steps_per_execution)
+            if checkpoints is not None:
+                trainer.check_start(checkpoints, begun, verbose)
             evaluate = None
             if validation is not None:
                 size = validation_batch_size or validating.batch_size_for(model, batch_size)
@@ -258,11 +261,12 @@ def fit(
         if checkpoint_dir is None:
             return train()
         kept = getattr(model, "_sda_driver", None)
-        begun = checkpoint.Begun(checkpoint_dir, kept and kept.begun)
+        begun = identity.Begun(checkpoint_dir, kept and kept.begun)
+        left_out = []
         settings = {
             "phase": "fit",
-            "data": dict(zip("xyw", map(checkpoint.data_settings, data), strict=True)),
-            "validation_data": checkpoint.data_settings(validation),
+            "data": dict(zip("xyw", map(identity.data_settings, data), strict=True)),
+            "validation_data": identity.data_settings(validation),
             "validation_batch_size": validation_batch_size,
             "validation_freq": validation_freq,
             "batch_size": batch_size,
@@ -270,25 +274,24 @@ def fit(
             "initial_epoch": initial_epoch,
             "shuffle": shuffle,
             "seed": seed,
-            "model": checkpoint.model_settings(model),
+            "model": begun.read(model, lambda: identity.model_settings(model, left_out)),
             "compile": begun.read(
                 model.optimizer,
                 lambda: {
-                    **checkpoint.compile_settings(model),
+                    **identity.compile_settings(model, left_out),
                     **exclusions(model.optimizer, model.trainable_variables),
                 },
             ),
-            "callbacks": [
-                settings
-                # A `CallbackList` holds a list.
-                for one in tree.flatten(getattr(callbacks, "callbacks", callbacks) or [])
-                for settings in begun.read(one, lambda one=one: checkpoint.callback_settings([one]))
-            ],
+            # A `CallbackList` holds a list.
+            "callbacks": begun.callbacks(
+                tree.flatten(getattr(callbacks, "callbacks", callbacks) or []), left_out
+            ),
         }
+        identity.warn_of(left_out, "checkpoints")
         try:
             with checkpoint.Checkpoints(checkpoint_dir, settings, checkpoint_every) as checkpoints:
                 seed = fresh_seed() if seed is None else seed
-                return train(checkpoints, checkpoints.context.setdefault("seed", seed))
+                return train(checkpoints, checkpoints.context.setdefault("seed", seed), begun)
         finally:
             begun.leave()
             if getattr(model, "_sda_driver", None) is not None:
@@ -329,6 +332,26 @@ class Trainer:
         least, faster = (LEAST_ROWS_OF_GPU, FASTER) if accelerators() else (LEAST_ROWS, 1)
         flops = 6 * max(self.batch_size, least) * max(self.model.count_params(), 1)
         return max(math.ceil(self.steps / DISPATCHES), int(faster * DISPATCH_FLOPS / flops), 1)
+
+    def check_start(self, checkpoints, begun, verbose):
+        """Raise `ValueError` where the model has other weights than one of the run may have.
+
+        Args:
+            checkpoints: The `checkpoint.Checkpoints` of the run.
+            begun: Its `identity.Begun`.
+            verbose: 0 for silence.
+        """
+        variables = [*self.model.trainable_variables, *self.model.non_trainable_variables]
+        context, progress = checkpoints.context, checkpoints.progress
+        if progress is None:
+            context["start"] = identity.start_of(variables)
+        else:
+            held = [*progress["variables"]["trainable"], *progress["variables"]["non-trainable"]]
+            identity.resume_from(
+                checkpoints.path, self.model, variables, context.get("start"), held, begun.weights,
+                verbose,
+            )  # fmt: skip
+        begun.train(variables)
 
     def fit(
         self,
@@ -618,7 +641,7 @@ def driver_for(model, data):
     model.optimizer.build(model.trainable_variables)
     # What was just built is part of it.
     driver = _backend().Driver(model)
-    model._sda_driver = _Kept(driver, _made_for(model, data))
+    model._sda_driver = _Kept(driver, _made_for(model, data), kept and kept.begun)
     return driver
 
 
@@ -675,10 +698,10 @@ def _levels(model):
 class _Kept:
     """A driver and what it was made for; in a list, Keras would count that as the model's own."""
 
-    def __init__(self, driver, made_for):
+    def __init__(self, driver, made_for, begun):
         self.driver = driver
         self.made_for = made_for
-        self.begun = None  # the `checkpoint.Begun` of the last run with checkpoints
+        self.begun = begun  # the `identity.Begun` of the last run with checkpoints
 
 
 def _identical(some, others):
