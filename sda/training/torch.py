@@ -41,6 +41,8 @@ class Driver:
     def _is_chain_data(self, x, y):
         if self.chain is None or x.ndim != 2:
             return False
+        if isinstance(self.chain.loss, ReconstructionLoss):
+            return y is None or y.shape == x.shape
         return y is None or y.ndim == (2 if self.chain.loss == "categorical_crossentropy" else 1)
 
     def test(self, data, batches, steps):
@@ -142,6 +144,8 @@ class ChainSteps:
         self._forward(self.inputs[0] if self.noise else clean)
         selected = self.noise.selected() if self.weighted else None
         target = clean if y is None else y.index_select(0, rows)
+        if isinstance(self.chain.loss, ReconstructionLoss):
+            target = scale_pixels(target).to(clean.dtype)
         loss = self._loss(target, selected)
         self._backward()
         return loss
