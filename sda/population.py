@@ -30,8 +30,8 @@ def fit(pretrainers, x, shuffle=True, verbose=0):
     Args:
         pretrainers: List of `sda.GreedyPretrainer`s, one for each stack, without callbacks,
             checkpoints or shared layers.
-        x: Unlabelled rows, as in `sda.GreedyPretrainer.fit`. Above the first layer, the codes of
-            all members have to fit into memory together.
+        x: Unlabelled rows, as in `sda.GreedyPretrainer.fit`; there are no `targets` here. Above the
+            first layer, the codes of all members have to fit into memory together.
         shuffle: As in `sda.GreedyPretrainer.fit`; each member has orders of its own.
         verbose: 1 for a line an epoch of all members, 0 for silence.
 

@@ -13,7 +13,7 @@ from sda import codes as code_places
 from sda import preprocessing as before
 from sda.autoencoder import DenoisingAutoencoder
 from sda.checkpoints import identity
-from sda.checks import check_count, look_up
+from sda.checks import check_count, check_flag, look_up
 from sda.forks import check_process
 from sda.locks import scratch_folder
 from sda.optimizers import exclusions, fresh
@@ -23,7 +23,14 @@ from sda.stack import StackedDenoisingAutoencoder, on_arrays, per_layer
 from sda.training.chain import denoising_chain
 from sda.training.feed import host
 from sda.training.fit import Evaluator, Trainer, check_callbacks, new_scratch
-from sda.training.rows import as_rows, check_finite, in_any_order, pieces
+from sda.training.rows import (
+    as_rows,
+    check_finite,
+    in_any_order,
+    is_iterated,
+    pieces,
+    read_once,
+)
 
 # What a History holds, but for its model.
 HISTORY = ("params", "epoch", "history")
@@ -144,21 +151,43 @@ class GreedyPretrainer:
         self.prefixes = prefixes
 
     @processes.together()
-    def fit(self, x, *others, validation_data=None, shuffle=True, verbose="auto"):
+    def fit(
+        self,
+        x,
+        *others,
+        targets=None,
+        pairs=False,
+        validation_data=None,
+        shuffle=True,
+        verbose="auto",
+    ):
         """Pretrain all layers.
+
+        With `targets` or `pairs` the first layer learns to turn noisy rows into clean ones: it
+        corrupts each row of `x`, as always, and is compared with the same row of the targets. The
+        layers above learn the codes of the targets.
 
         Args:
             x: Unlabelled examples of shape `(n, ...)`: NumPy array, `np.memmap`, `h5py.Dataset` of
                 an open file, what `sda.datasets.read` returns, `tf.data.Dataset` or
                 `keras.utils.PyDataset` (these two are read once, to a file for temporary use if
-                they are large; of `(x, y)` batches, x is kept). They go through the stack's
-                `preprocessing` in every step: uint8 rows stay uint8. More than 1 GiB of them stay
-                where they are, and are read in pieces, each while the one before it is trained on.
-            *others: Nothing: a layer has no targets but its own input, and the arguments below have
-                to be named.
-            validation_data: Examples like `x`, or None. Each epoch then logs `val_loss`, the
-                denoising loss under a noise that is drawn once and kept, and `val_clean_loss`,
-                the loss without noise.
+                they are large; of `(x, y)` batches, x is kept, and y only with `pairs`). They go
+                through the stack's `preprocessing` in every step: uint8 rows stay uint8. More than
+                1 GiB of them stay where they are, and are read in pieces, each while the one before
+                it is trained on.
+            *others: Nothing: the arguments below have to be named.
+            targets: The clean rows, of the shape of `x`, whose rows are the noisy ones; None where
+                `x` itself is clean. They go through the same preprocessing. The weights of an
+                emphasised loss are still those of features that the layer's own noise selected or
+                left alone, whatever the noise in `x` did. Where the stack has a `missing`, values
+                may be missing in either: of `x` they are filled in, and what is missing in the
+                targets counts in no loss.
+            pairs: Whether the batches of a dataset are (noisy, clean) pairs. Otherwise the second
+                part of a batch is left out, as the labels that it may be.
+            validation_data: Examples like `x`, or None; (noisy, clean) if there are targets, or a
+                dataset of such pairs if `pairs`. Each epoch then logs `val_loss`, the denoising
+                loss under a noise that is drawn once and kept, and `val_clean_loss`, the loss
+                without the layer's own noise.
             shuffle: True for a new order of all examples in each epoch, False for none, "blocks"
                 for a new one that a disk can follow: see `sda.fit`.
             verbose: 0 silent, 1 progress bar, 2 one line an epoch, "auto" means 1.
@@ -169,8 +198,9 @@ class GreedyPretrainer:
 
         Raises:
             ValueError: If the data are empty, of the wrong shape, not finite (but for NaN where the
-                stack has a `missing`), or outside [0, 1] under cross-entropy, or if
-                `checkpoint_dir` is in use or is that of another run. Nothing has changed then.
+                stack has a `missing`), or outside [0, 1] under cross-entropy (which noisy rows with
+                targets may be), or if `checkpoint_dir` is in use or is that of another run.
+                Nothing has changed then.
             OSError: If a checkpoint cannot be written. The one before is whole.
             sda.TrainingDiverged: If the loss or the weights of a layer become NaN or infinite. The
                 layers below keep what they learned, and this one its last good weights.
@@ -180,25 +210,17 @@ class GreedyPretrainer:
         if others:
             raise ValueError(
                 "Expected `x` alone, and all other arguments by name: the targets of a layer are "
-                f"its own input. Received: {len(others) + 1} arguments without a name"
+                "its own input, and clean rows for noisy ones are `targets=`. "
+                f"Received: {len(others) + 1} arguments without a name"
             )
-        pair = isinstance(validation_data, tuple) and len(validation_data) in (2, 3)
-        if pair and all(hasattr(part, "shape") for part in validation_data):
-            raise ValueError(
-                "Expected `validation_data` to be examples like `x`, without targets: those of a "
-                f"layer are its own input. Received: a tuple of {len(validation_data)} arrays"
-            )
+        pairs = check_flag(pairs, "pairs")
         stack = self.stack
         shuffle = check_shuffle(shuffle)
         with contextlib.ExitStack() as resources:
             scratch = resources.enter_context(new_scratch())
-            rows = self.checked_rows(x, "x", scratch)
-            validation = None
-            if validation_data is not None:
-                validation = self.checked_rows(
-                    validation_data, "validation_data", scratch, shape=rows.shape[1:]
-                )
-            for examples in (rows, validation):
+            data = self._checked_data(x, targets, pairs, scratch)
+            validation = self._checked_validation(validation_data, data, pairs, scratch)
+            for examples in (data, validation):
                 self._check_places(examples)
             callbacks = [
                 list(self.callbacks(k)) if self.callbacks is not None else []
@@ -207,7 +229,7 @@ class GreedyPretrainer:
             for made in callbacks:
                 check_callbacks(made)
             processes.check_together(
-                rows,
+                data[-1],
                 self.batch_size,
                 getattr(stack, "distribute_strategy", None),
                 epochs=self.epochs,
@@ -221,28 +243,28 @@ class GreedyPretrainer:
                 )
             trainings = self._trainings(shuffle, callbacks)
             if shuffle:
-                rows = in_any_order(rows, scratch, shuffle)
+                data = tuple(in_any_order(rows, scratch, shuffle) for rows in data)
             checkpoints = None
             if self.checkpoint_dir is not None:
                 stack._begun = identity.Begun(self.checkpoint_dir, stack._begun)
                 resources.callback(stack._begun.leave)
-                settings = self._settings(rows, validation, shuffle, callbacks, stack._begun)
+                settings = self._settings(data, validation, shuffle, callbacks, stack._begun)
                 checkpoints = resources.enter_context(
                     checkpoint.Checkpoints(self.checkpoint_dir, settings, self.checkpoint_every)
                 )
             if not stack.built:
-                stack.build((None, *rows.shape[1:]))
+                stack.build((None, *data[0].shape[1:]))
             folder = resources.enter_context(scratch_folder("sda-codes-"))
             return self._fit(
-                rows, validation, shuffle, verbose, callbacks, checkpoints, folder, trainings
+                data, validation, shuffle, verbose, callbacks, checkpoints, folder, trainings
             )
 
-    def _fit(self, rows, validation, shuffle, verbose, callbacks, checkpoints, folder, trainings):
+    def _fit(self, data, validation, shuffle, verbose, callbacks, checkpoints, folder, trainings):
         """Train the layers, or those that are left; return their Histories."""
         stack = self.stack
         seed = fresh_seed() if self.seed is None else self.seed
         done, histories = 0, []
-        keys = self._keys(rows, validation, trainings)
+        keys = self._keys(data, validation, trainings)
         if checkpoints is not None:
             context = checkpoints.context
             if context:
@@ -266,14 +288,14 @@ class GreedyPretrainer:
         steps = []
 
         def train(k):
-            nonlocal rows, validation
+            nonlocal data, validation
             # Codes are computed when a layer is trained on them, not before.
             while steps:
-                rows, validation = self._lift(
-                    steps.pop(0), rows, validation, folder, f"below_{k}_{len(steps)}"
+                data, validation = self._lift(
+                    steps.pop(0), data, validation, folder, f"below_{k}_{len(steps)}"
                 )
             return self._fit_layer(
-                k, rows, validation, shuffle, verbose, seed, callbacks[k], clock,
+                k, data, validation, shuffle, verbose, seed, callbacks[k], clock,
                 checkpoints,
             )  # fmt: skip
 
@@ -285,6 +307,8 @@ class GreedyPretrainer:
                 if checkpoints is not None:
                     self._layer_ends(checkpoints, k, histories)
             steps.append(stack.lift(k))
+            # The layers above know clean rows only.
+            data, validation = _clean(data), _clean(validation)
         return histories
 
     def _trainings(self, shuffle, callbacks):
@@ -310,11 +334,11 @@ class GreedyPretrainer:
         identity.warn_of(left_out, "shared layers")
         return trainings
 
-    def _keys(self, rows, validation, trainings):
+    def _keys(self, data, validation, trainings):
         """Return what the store knows each layer by, or None without a store."""
         if trainings is None:
             return None
-        keys = [ground(self.stack, rows, validation)]
+        keys = [ground(self.stack, data, validation)]
         for autoencoder, training in zip(self.stack.autoencoders, trainings, strict=True):
             keys.append(layer_settings(keys[-1], autoencoder, training))
         return keys[1:]
@@ -337,12 +361,12 @@ class GreedyPretrainer:
         checkpoints.progress = None
         checkpoints.save(None)
 
-    def _settings(self, rows, validation, shuffle, callbacks, begun):
+    def _settings(self, data, validation, shuffle, callbacks, begun):
         """What must be equal for a schedule to go on."""
         left_out = []
         settings = {
             "phase": "pretraining",
-            "data": {"x": identity.data_settings(rows)},
+            "data": dict(zip(("x", "targets"), map(identity.data_settings, data), strict=False)),
             "validation_data": identity.data_settings(validation),
             "optimizer": [
                 {**identity.object_settings(o, "optimizer", left_out), **self._exclusions(k)}
@@ -390,19 +414,19 @@ class GreedyPretrainer:
         return exclusions(self.optimizer[k], self.stack.autoencoders[k].variables)
 
     def _fit_layer(
-        self, k, rows, validation, shuffle, verbose, seed, callbacks, clock, checkpoints
+        self, k, data, validation, shuffle, verbose, seed, callbacks, clock, checkpoints
     ):
-        """Train layer `k` on its clean input, or what is left of it; return its History."""
+        """Train layer `k` on its input, or what is left of it; return its History."""
         autoencoder = self.stack.autoencoders[k]
         model = self.layer_model(k)
-        trainer = Trainer(model, (rows,), self.batch_size[k])
+        trainer = Trainer(model, data, self.batch_size[k])
         evaluate = None
         if validation is not None:
             noise = stream(seed, "validation noise", k)
             preprocessing = self.stack.preprocessing if k == 0 else ()
             score = DenoisingScore(autoencoder, self.loss[k], noise, preprocessing)
             score.compile(optimizer="sgd")
-            evaluate = Evaluator(score, (validation,), max(self.batch_size[k], 500))
+            evaluate = Evaluator(score, validation, max(self.batch_size[k], 500))
         if verbose and processes.rank() == 0:
             callbacks = [*callbacks, _Progress(k, autoencoder, clock)]
         return trainer.fit(
@@ -424,8 +448,8 @@ class GreedyPretrainer:
         model.compile(optimizer=fresh(template))
         return model
 
-    def _lift(self, function, rows, validation, folder, name):
-        """Return the codes of `rows` and of `validation` under `function`, in their place."""
+    def _lift(self, function, data, validation, folder, name):
+        """Return the codes of `data` and of `validation` under `function`, in their place."""
         function = on_arrays(function)
 
         def lift(rows, name):
@@ -433,24 +457,83 @@ class GreedyPretrainer:
             place = code_places.place_codes(self.codes, self.codes_budget, shape)
             return code_places.encode_rows(function, rows, shape, place, folder, name)
 
-        lifted = lift(rows, name)
-        lifted_validation = None if validation is None else lift(validation, f"{name}_validation")
-        for below in (rows, validation):
-            if isinstance(below, code_places.ScratchRows):
-                below.discard()
-        return lifted, lifted_validation
+        lifted = []
+        for part, suffix in ((data, ""), (validation, "_validation")):
+            names = (f"{name}{suffix}", f"{name}{suffix}_targets")
+            lifted.append(part and tuple(map(lift, part, names)))
+            for below in part or ():
+                _discard(below)
+        return lifted
 
-    def _check_places(self, rows):
+    def _check_places(self, data):
         """Raise `ValueError` if the codes of any layer will not fit, before one is trained."""
-        if rows is None:
+        if data is None:
             return
-        shape = before.build(self.stack.preprocessing, tuple(rows.shape))
+        shape = before.build(self.stack.preprocessing, tuple(data[-1].shape))
         shapes = [(*shape[:-1], a.units) for a in self.stack.autoencoders[:-1]]
         for shape in shapes:
             code_places.place_codes(self.codes, self.codes_budget, shape)
 
-    def checked_rows(self, x, name="x", scratch=None, shape=None):
-        """Return `x` as rows that the first layer can learn, or raise `ValueError`."""
+    def _checked_data(self, x, targets, pairs, scratch):
+        """Return the rows to learn: `(x,)`, or `(noisy, clean)`."""
+        if is_iterated(x):
+            if targets is not None:
+                raise ValueError(
+                    "Expected `targets` to be None where `x` is a dataset, whose batches hold them "
+                    f"if `pairs`. Received: targets of type {type(targets).__name__}"
+                )
+            if pairs:
+                return self._checked_pair(_pairs(x, "x", scratch), ("x", "the targets in `x`"))
+        elif targets is not None:
+            return self._checked_pair((x, targets), ("x", "targets"), scratch)
+        elif pairs:
+            raise ValueError(
+                "Expected `pairs` to be left out where `x` is no dataset of (noisy, clean) "
+                f"batches; its clean rows are `targets=`. Received: x of type {type(x).__name__}"
+            )
+        return (self.checked_rows(x, "x", scratch),)
+
+    def _checked_validation(self, validation, data, pairs, scratch):
+        """Return the rows to validate on, like `data`, or None."""
+        if validation is None:
+            return None
+        name, shape = "validation_data", data[0].shape[1:]
+        names = (f"{name}[0]", f"{name}[1]")
+        pair = isinstance(validation, tuple) and len(validation) in (2, 3)
+        pair = pair and all(hasattr(part, "shape") for part in validation)
+        if len(data) == 1:
+            if pair:
+                raise ValueError(
+                    "Expected `validation_data` to be examples like `x`, without targets: those of "
+                    "a layer are its own input, unless `fit` has `targets=`. Received: a tuple of "
+                    f"{len(validation)} arrays"
+                )
+            return (self.checked_rows(validation, name, scratch, shape),)
+        if is_iterated(validation) and pairs:
+            return self._checked_pair(_pairs(validation, name, scratch), names, scratch, shape)
+        if not isinstance(validation, (tuple, list)) or len(validation) != 2:
+            raise ValueError(
+                "Expected `validation_data` to be (noisy, clean), as `x` and its targets are, or a "
+                f"dataset of such batches with `pairs=True`. Received: {_kind(validation)}"
+            )
+        return self._checked_pair(validation, names, scratch, shape)
+
+    def _checked_pair(self, pair, names, scratch=None, shape=None):
+        """Return noisy and clean rows, checked: shapes first, since they cost nothing."""
+        noisy, clean = (as_rows(r, name, scratch) for r, name in zip(pair, names, strict=True))
+        if tuple(clean.shape) != tuple(noisy.shape):
+            raise ValueError(
+                f"Expected `{names[1]}` of shape {tuple(noisy.shape)}, as `{names[0]}` has. "
+                f"Received: shape {tuple(clean.shape)}"
+            )
+        noisy = self.checked_rows(noisy, names[0], shape=shape, learned=False)
+        return noisy, self.checked_rows(clean, names[1], shape=shape)
+
+    def checked_rows(self, x, name="x", scratch=None, shape=None, learned=True):
+        """Return `x` as rows that the first layer can learn, or raise `ValueError`.
+
+        Unless they are `learned`, it only sees them, and is compared with others.
+        """
         stack = self.stack
         rows = as_rows(x, name, scratch)
         expected = stack.example_shape if stack.built else shape
@@ -467,7 +550,7 @@ class GreedyPretrainer:
         before.check_adapted(stack.preprocessing)
         if isinstance(loss, losses.ColumnLoss):
             loss.layout.check_width(prepared_shape)
-        inside = getattr(loss, "in_unit_interval", False)
+        inside = learned and getattr(loss, "in_unit_interval", False)
         if not np.any(inside):
             check_finite(rows, name, missing=missing)
             return rows
@@ -500,6 +583,8 @@ class GreedyPretrainer:
 @keras.saving.register_keras_serializable(package="sda")
 class Denoising(keras.Model):
     """The model that is trained when a dA is: called in training, it corrupts and rebuilds.
+
+    Its targets are its inputs, unless `fit` gets others: clean rows for noisy ones.
 
     Args:
         autoencoder: A `sda.DenoisingAutoencoder`.
@@ -563,7 +648,8 @@ class Denoising(keras.Model):
         return found if selected is None else {**found, "selected": selected}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        loss = self._reconstruction_loss(self.prepare(x), y_pred["z"], y_pred.get("selected"))
+        target = self.prepare(x if y is None else y)
+        loss = self._reconstruction_loss(target, y_pred["z"], y_pred.get("selected"))
         self._log_penalties(x, y_pred)
         added = [*self.losses, *(y_pred[mean.name] for mean in self.penalty_means)]
         return replicas.share(loss + sum(added) if added else loss)
@@ -616,12 +702,13 @@ class DenoisingScore(Denoising):
         return {"clean": clean, **self._rebuild(*noisy)}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        x = self.prepare(x)
+        target = self.prepare(x if y is None else y)
         self.clean_loss.update_state(
-            self._reconstruction_loss(x, y_pred["clean"]), sample_weight=ops.shape(x)[0]
+            self._reconstruction_loss(target, y_pred["clean"]), sample_weight=ops.shape(x)[0]
         )
         self._log_penalties(x, y_pred)
-        return replicas.share(self._reconstruction_loss(x, y_pred["z"], y_pred.get("selected")))
+        loss = self._reconstruction_loss(target, y_pred["z"], y_pred.get("selected"))
+        return replicas.share(loss)
 
     def reset_metrics(self):
         super().reset_metrics()
@@ -684,6 +771,37 @@ class _Progress(keras.callbacks.ProgbarLogger):
 
     def on_train_end(self, logs=None):
         self.clock.layer_ends(self.k)
+
+
+def _clean(data):
+    """Return the clean half of `(noisy, clean)` as `(clean,)`; other rows are clean themselves."""
+    if data is not None and len(data) > 1:
+        _discard(data[0])
+    return data and data[-1:]
+
+
+def _discard(rows):
+    """Delete the file of rows that are no longer needed, if it is one of codes."""
+    if isinstance(rows, code_places.ScratchRows):
+        rows.discard()
+
+
+def _pairs(dataset, name, scratch):
+    """Return the rows of a dataset of (noisy, clean) batches; raise `ValueError` for others."""
+    found = read_once(dataset, name, scratch)
+    if len(found) != 2 or not all(hasattr(part, "shape") for part in found):
+        raise ValueError(
+            f"Expected `{name}` to yield (noisy, clean) batches with `pairs=True`. "
+            f"Received: batches of {len(found)}"
+        )
+    return found
+
+
+def _kind(thing):
+    """Return in words what was given as data."""
+    if isinstance(thing, (tuple, list)):
+        return f"a {type(thing).__name__} of {len(thing)}"
+    return type(thing).__name__
 
 
 def _plain_history(history):

@@ -327,9 +327,11 @@ def test_targets_of_a_layer_are_refused():
     x, stack = data()[0], stack_of()
     before = stack.get_weights()
     pretrainer = sda.GreedyPretrainer(stack, epochs=1)
-    with pytest.raises(ValueError, match=r"Expected `x` alone.*Received: 2 arguments"):
+    with pytest.raises(ValueError, match=r"Expected `x` alone.*`targets=`.*Received: 2 arguments"):
         pretrainer.fit(x, x, verbose=0)
-    with pytest.raises(ValueError, match=r"`validation_data` to be examples.*a tuple of 2 arrays"):
+    with pytest.raises(
+        ValueError, match=r"`validation_data` to be examples.*`targets=`.*of 2 arrays"
+    ):
         pretrainer.fit(x, validation_data=(x, x), verbose=0)
     with pytest.raises(ValueError, match=r"sda\.GreedyPretrainer\(stack\)\.fit\(x\)"):
         stack.fit(x, x)

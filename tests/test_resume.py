@@ -20,7 +20,7 @@ import pytest
 from keras import layers
 
 import sda
-from sda import checkpoint, locks, prefixes
+from sda import checkpoint, locks
 from sda.checkpoints import code
 
 BACKEND = keras.backend.backend()

@@ -38,8 +38,8 @@ class Chain:
 
     Args:
         layers: Tuple of `Affine`.
-        loss: A `sda.losses.ReconstructionLoss`, whose target is the chain's own input, or
-            "sparse_categorical_crossentropy", whose target is a label, or
+        loss: A `sda.losses.ReconstructionLoss`, whose target is the chain's own input or other rows
+            of its shape, or "sparse_categorical_crossentropy", whose target is a label, or
             "categorical_crossentropy", whose target is one-hot.
         corruption: The `sda.Corruption` or `keras.layers.GaussianNoise` of the input, or None.
         smoothing: Float, how much of a one-hot target is spread over all classes.

@@ -41,6 +41,8 @@ class Driver:
     def _is_chain_data(self, x, y):
         if self.chain is None or apply(self.chain.preprocessing, x[:1]).ndim != 2:
             return False
+        if isinstance(self.chain.loss, ReconstructionLoss):
+            return y is None or y.shape == x.shape
         return y is None or y.ndim == (2 if self.chain.loss == "categorical_crossentropy" else 1)
 
     def test(self, data, batches, steps):
@@ -139,7 +141,12 @@ class ChainSteps:
         # Dropout on the input acts on what the noise has left of it, in place.
         self._forward(self.inputs[0] if self.noise else clean)
         selected = self.noise.selected() if self.weighted else None
-        target = clean if y is None else y.index_select(0, rows)
+        target = clean
+        if y is not None and isinstance(self.chain.loss, ReconstructionLoss):
+            target = torch.empty_like(clean)
+            self._prepare(y, rows, target)
+        elif y is not None:
+            target = y.index_select(0, rows)
         loss = self._loss(target, selected)
         self._backward()
         return loss
