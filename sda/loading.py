@@ -252,7 +252,11 @@ class _Inspector:
             known = (module, name) in OTHERS or (module in modules and name not in RESOLVERS)
             known = known or str(module).startswith(TORCH_OPTIMIZERS)
         if not known:
-            raise _bad_model(self.path, f"{module}.{name}, registered as {registered!r}")
+            own = not ours and not str(module).startswith("keras")
+            advice = "; if it is your own, register it, and name it in `custom_objects`"
+            raise _bad_model(
+                self.path, f"{module}.{name}, registered as {registered!r}{own * advice}"
+            )
         if module == "keras.metrics" and not is_function:
             sizes = [v for v in inner.values() if isinstance(v, (int, float)) and v > METRIC_SIZE]
             if sizes:
