@@ -27,10 +27,11 @@ def supervised(
     dropout,
     copy,
     seed,
-    name,
     missing=None,
     noise=0.0,
     dtype=None,
+    name=None,
+    position=(),
 ):
     """Return a `keras.Sequential` of the encoders and a new output layer.
 
@@ -44,11 +45,13 @@ def supervised(
         dropout: List of rates: one for the input and one for each code.
         copy: Whether the model gets encoders of its own instead of the given ones.
         seed: Integer or None, for the dropout masks and the noise.
-        name: Name of the model.
         missing: What stands for NaN in the input: a number, a list with one a feature, or None.
         noise: Standard deviation of Gaussian noise on the input.
         dtype: The dtype policy of the model, from which `compile` knows whether to scale the loss.
             Each layer has its own.
+        name: Name of the model.
+        position: Tuple of what tells the model from the others that the stack has made: its masks,
+            its noise and the copies of seeded layers have streams of their own.
     """
     noise = check_number(noise, "noise", "in [0, 1]", lambda s: 0 <= s <= 1)
     output = keras.layers.Dense(
@@ -56,25 +59,27 @@ def supervised(
     )
     layers = [keras.Input(input_shape), *_fill(input_shape, missing)]
     if noise > 0:
-        layers.append(keras.layers.GaussianNoise(noise, seed=stream(seed, "dropout", len(dropout))))
-    layers += _dropout(dropout[0], stream(seed, "dropout", 0))
+        own = stream(seed, "dropout", *position, len(dropout))
+        layers.append(keras.layers.GaussianNoise(noise, seed=own))
+    layers += _dropout(dropout[0], stream(seed, "dropout", *position, 0))
     for k, encoder in enumerate(encoders):
-        layers += [_copy(layer) for layer in encoder] if copy else encoder
-        layers += _dropout(dropout[k + 1], stream(seed, "dropout", k + 1))
+        layers += [_copy(layer, position) for layer in encoder] if copy else encoder
+        layers += _dropout(dropout[k + 1], stream(seed, "dropout", *position, k + 1))
     model = keras.Sequential([*layers, output], name=name)
     if dtype is not None:
         model.dtype_policy = dtype
     return model
 
 
-def encoder(input_shape, encoders, copy, missing=None, name="encoder"):
+def encoder(input_shape, encoders, copy, missing=None, name="encoder", position=()):
     """Return a `keras.Sequential` of the encoders alone; arguments as in `supervised`."""
     layers = [keras.Input(input_shape), *_fill(input_shape, missing)]
-    layers += [_copy(layer) if copy else layer for encoder in encoders for layer in encoder]
+    for encoder in encoders:
+        layers += [_copy(layer, position) for layer in encoder] if copy else encoder
     return keras.Sequential(layers, name=name)
 
 
-def unrolled(input_shape, encoders, autoencoders, copy, missing=None, name="unrolled"):
+def unrolled(input_shape, encoders, autoencoders, copy, missing=None, name="unrolled", position=()):
     """Return the deep autoencoder: all encoders, then the decoders in reverse order.
 
     A stock `Dense` cannot decode with another layer's kernel transposed, so the decoders are layers
@@ -83,7 +88,7 @@ def unrolled(input_shape, encoders, autoencoders, copy, missing=None, name="unro
     """
     layers = [keras.Input(input_shape), *_fill(input_shape, missing)]
     for encoder in encoders:
-        layers += [_copy(layer) for layer in encoder] if copy else encoder
+        layers += [_copy(layer, position) for layer in encoder] if copy else encoder
     decoders = [
         keras.layers.Dense(
             autoencoder.encoder.kernel.shape[0],
@@ -123,8 +128,10 @@ def _dropout(rate, seed):
     return [keras.layers.Dropout(rate, seed=seed)] if rate > 0 else []
 
 
-def _copy(layer):
+def _copy(layer, position):
     config = layer.get_config()
+    if isinstance(config.get("seed"), int):
+        config["seed"] = stream(abs(config["seed"]), "dropout", *position)
     for setting in OBJECTS & set(config):
         # As they are: a config names a function, and only registered names lead back to one.
         config[setting] = getattr(layer, setting)
