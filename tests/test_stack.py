@@ -541,6 +541,33 @@ def test_a_stack_is_made_of_dAs_that_exist(x, tmp_path):
     np.testing.assert_array_equal(loaded.reconstruct(x), stack.reconstruct(x))
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class Halved(sda.DenoisingAutoencoder):
+    """A dA with an argument of its own."""
+
+    def __init__(self, units=None, factor=1.0, **kwargs):
+        super().__init__(units, **kwargs)
+        self.factor = factor
+
+    def encode(self, x):
+        return self.factor * super().encode(x)
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor}
+
+
+@pytest.mark.parametrize("load", [keras.saving.load_model, sda.load])
+def test_a_subclass_of_the_dA_comes_back_whole(x, tmp_path, load):
+    own = Halved(8, factor=0.5, seed=1)
+    on_another = Halved(encoder=layers.Dense(5, "tanh"), factor=0.25)
+    stack = sda.StackedDenoisingAutoencoder(autoencoders=[own, on_another])
+    stack.build((None, 12))
+    stack.save(tmp_path / "stack.keras")
+    loaded = load(tmp_path / "stack.keras", {"tests>Halved": Halved})
+    assert [(type(a), a.factor) for a in loaded.autoencoders] == [(Halved, 0.5), (Halved, 0.25)]
+    np.testing.assert_array_equal(loaded.encode(x), stack.encode(x))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
