@@ -159,7 +159,10 @@ def compute(data, scale, verbose=0):
         if arm.endswith("spread"):
             spreading = _spreading(training)
             recipe = spreading.finetuning
-            model = start.classifier(10, recipe.dropout, copy=True, noise=recipe.noise)
+            # Named, since the masks of the second of one name are others: parts may be skipped.
+            model = start.classifier(
+                10, recipe.dropout, copy=True, noise=recipe.noise, name=f"labels_{labels}"
+            )
             spread_errors = learn_all(model, x, y, rows, graph(), spreading, seed, verbose)
             result["spread_errors"] = spread_errors
         else:

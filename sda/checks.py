@@ -1,5 +1,6 @@
 """Checks of settings: what was expected, which argument, what was received."""
 
+import keras
 import numpy as np
 
 # The largest float.
@@ -41,7 +42,21 @@ def look_up(get, value, name, expectation):
         found = get(value)
     # Keras's readers of configs raise whatever comes of them.
     except Exception as error:
-        raise ValueError(
-            f"Expected `{name}` to be {expectation}. Received: {name}={value!r}"
-        ) from error
+        said = f"Expected `{name}` to be {expectation}. Received: {name}={value!r}"
+        if _is_unknown(value):
+            said += "; a class of your own: register it, and name it in `custom_objects`"
+        raise ValueError(said) from error
     return found
+
+
+def _is_unknown(value):
+    """Return whether a config holds one of a class that Keras neither has nor knows."""
+    if isinstance(value, (list, tuple)):
+        return any(_is_unknown(item) for item in value)
+    if not isinstance(value, dict):
+        return False
+    registered = value.get("registered_name")
+    own = registered is not None and value.get("class_name") != "function"
+    if own and keras.saving.get_registered_object(registered) is None:
+        return True
+    return any(_is_unknown(item) for item in value.values())

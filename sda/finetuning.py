@@ -29,10 +29,11 @@ def supervised(
     dropout,
     copy,
     seed,
-    name,
     missing=None,
     noise=0.0,
     dtype=None,
+    name=None,
+    position=(),
 ):
     """Return a `keras.Sequential` of the encoders and a new output layer.
 
@@ -47,39 +48,50 @@ def supervised(
         dropout: List of rates: one for the input and one for each code.
         copy: Whether the model gets encoders of its own instead of the given ones.
         seed: Integer or None, for the dropout masks and the noise.
-        name: Name of the model.
         missing: What stands for NaN after the preprocessing: a number, a list with one a feature,
             or None.
         noise: Standard deviation of Gaussian noise on the input of the first encoder.
         dtype: The dtype policy of the model, from which `compile` knows whether to scale the loss.
             Each layer has its own.
+        name: Name of the model.
+        position: Tuple of what tells the model from the others that the stack has made: its masks,
+            its noise and the copies of seeded layers have streams of their own.
     """
     noise = check_number(noise, "noise", "in [0, 1]", lambda s: 0 <= s <= 1)
     output = keras.layers.Dense(
         units, activation=activation, kernel_initializer="zeros", name="output"
     )
-    layers = _prepared(input_shape, preprocessing, copy, missing)
+    layers = _prepared(input_shape, preprocessing, copy, missing, position)
     if noise > 0:
-        layers.append(keras.layers.GaussianNoise(noise, seed=stream(seed, "dropout", len(dropout))))
-    layers += _dropout(dropout[0], stream(seed, "dropout", 0))
+        own = stream(seed, "dropout", *position, len(dropout))
+        layers.append(keras.layers.GaussianNoise(noise, seed=own))
+    layers += _dropout(dropout[0], stream(seed, "dropout", *position, 0))
     for k, encoder in enumerate(encoders):
-        layers += [_copy(layer) for layer in encoder] if copy else encoder
-        layers += _dropout(dropout[k + 1], stream(seed, "dropout", k + 1))
+        layers += [_copy(layer, position) for layer in encoder] if copy else encoder
+        layers += _dropout(dropout[k + 1], stream(seed, "dropout", *position, k + 1))
     model = keras.Sequential([*layers, output], name=name)
     if dtype is not None:
         model.dtype_policy = dtype
     return model
 
 
-def encoder(input_shape, preprocessing, encoders, copy, missing=None, name="encoder"):
+def encoder(input_shape, preprocessing, encoders, copy, missing=None, name="encoder", position=()):
     """Return a `keras.Sequential` of the encoders alone; arguments as in `supervised`."""
-    layers = _prepared(input_shape, preprocessing, copy, missing)
-    layers += [_copy(layer) if copy else layer for encoder in encoders for layer in encoder]
+    layers = _prepared(input_shape, preprocessing, copy, missing, position)
+    for encoder in encoders:
+        layers += [_copy(layer, position) for layer in encoder] if copy else encoder
     return keras.Sequential(layers, name=name)
 
 
 def unrolled(
-    input_shape, preprocessing, encoders, autoencoders, copy, missing=None, name="unrolled"
+    input_shape,
+    preprocessing,
+    encoders,
+    autoencoders,
+    copy,
+    missing=None,
+    name="unrolled",
+    position=(),
 ):
     """Return the deep autoencoder: all encoders, then the decoders in reverse order.
 
@@ -89,9 +101,9 @@ def unrolled(
     of their own that start from the stack's weights and are untied from there on (Hinton and
     Salakhutdinov, Science 313 (2006)).
     """
-    layers = _prepared(input_shape, preprocessing, copy, missing)
+    layers = _prepared(input_shape, preprocessing, copy, missing, position)
     for encoder in encoders:
-        layers += [_copy(layer) for layer in encoder] if copy else encoder
+        layers += [_copy(layer, position) for layer in encoder] if copy else encoder
     decoders = [
         keras.layers.Dense(
             autoencoder.encoder.kernel.shape[0],
@@ -112,10 +124,10 @@ def unrolled(
     return model
 
 
-def _prepared(input_shape, preprocessing, copy, missing):
+def _prepared(input_shape, preprocessing, copy, missing, position):
     """Return the layers from the input to what the first encoder, noise and dropout act on."""
     shape = before.build(preprocessing, (None, *input_shape))[1:]
-    layers = [_copy(layer) for layer in preprocessing] if copy else preprocessing
+    layers = [_copy(layer, position) for layer in preprocessing] if copy else preprocessing
     return [keras.Input(input_shape), *layers, *_fill(shape, missing)]
 
 
@@ -139,8 +151,10 @@ def _dropout(rate, seed):
     return [keras.layers.Dropout(rate, seed=seed)] if rate > 0 else []
 
 
-def _copy(layer):
+def _copy(layer, position):
     config = layer.get_config()
+    if isinstance(config.get("seed"), int):
+        config["seed"] = stream(abs(config["seed"]), "dropout", *position)
     for setting in OBJECTS & set(config):
         # As they are: a config names a function, and only registered names lead back to one.
         config[setting] = getattr(layer, setting)

@@ -273,7 +273,11 @@ class _Inspector:
             # Of other names, Keras looks for one that is registered and ends like it.
             known = known or (is_function and module == "builtins" and _is_builtin(name))
         if not known:
-            raise _bad_model(self.path, f"{module}.{name}, registered as {registered!r}")
+            own = not ours and not str(module).startswith("keras")
+            advice = "; if it is your own, register it, and name it in `custom_objects`"
+            raise _bad_model(
+                self.path, f"{module}.{name}, registered as {registered!r}{own * advice}"
+            )
         if module == "keras.metrics" and not is_function:
             self._add(self._values_of(inner), f"{module}.{name}")
         name = registered if ours else name

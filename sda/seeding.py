@@ -1,6 +1,7 @@
 """Seeds and orders as functions of (seed, position), so that a run can be repeated and resumed."""
 
 import random
+import zlib
 
 import numpy as np
 
@@ -42,11 +43,12 @@ def spawn(seed, *position):
 
 
 def stream(seed, name, *position):
-    """Derive the 31-bit seed at `position` (integers) of a named stream; None stays None.
+    """Derive the 31-bit seed at `position` (integers, names) of a named stream; None stays None.
 
     A layer's number is a position, as is the place of a dropout layer in a model: with one seed for
     stack, pretrainer and fine-tuning, no two of their draws begin with the same integer.
     """
+    position = [zlib.crc32(p.encode()) if isinstance(p, str) else p for p in position]
     return spawn(seed, _STREAM, STREAMS.index(name), *position)
 
 

@@ -346,7 +346,9 @@ class StackedDenoisingAutoencoder(keras.Model):
             num_classes: Integer, the number of classes.
             dropout: One rate in [0, 1), or a list with one for the input and one for each code.
             copy: Whether the model gets weights of its own. By default it holds the stack's own
-                `Dense` layers: training it trains the stack.
+                `Dense` layers: training it trains the stack. Dropout and noise have masks of their
+                own in each model of the stack, from its kind, its name, and how many of that kind
+                and name were made before.
             noise: Standard deviation of Gaussian noise on the input while the model is trained, a
                 number in [0, 1].
             name: Name of the model, "classifier" by default. Two of one name cannot be in one
@@ -400,9 +402,8 @@ class StackedDenoisingAutoencoder(keras.Model):
         self._check_built()
         check_flag(copy, "copy")
         encoders = self._encoders()[: self._index(layer) + 1]
-        return finetuning.encoder(
-            self.example_shape, self.preprocessing, encoders, copy, self.missing, name or "encoder"
-        )
+        name = name or "encoder"
+        return self._make("encoder", name, finetuning.encoder, encoders, copy, self.missing)
 
     def unrolled(self, copy=False, name=None):
         """Return the deep autoencoder: the encoders, then the decoders in reverse order.
@@ -413,9 +414,9 @@ class StackedDenoisingAutoencoder(keras.Model):
         """
         self._check_built()
         check_flag(copy, "copy")
-        return finetuning.unrolled(
-            self.example_shape, self.preprocessing, self._encoders(), self.autoencoders, copy,
-            self.missing, name or "unrolled",
+        return self._make(
+            "unrolled", name or "unrolled", finetuning.unrolled,
+            self._encoders(), self.autoencoders, copy, self.missing,
         )  # fmt: skip
 
     @property
@@ -509,10 +510,20 @@ class StackedDenoisingAutoencoder(keras.Model):
         self._check_built()
         check_flag(copy, "copy")
         rates = per_layer(dropout, len(self.autoencoders) + 1, "dropout")
-        return finetuning.supervised(
-            self.example_shape, self.preprocessing, self._encoders(), units, activation, rates,
-            copy, self.seed, name, self.missing, noise, self.dtype_policy,
+        return self._make(
+            activation, name, finetuning.supervised,
+            self._encoders(), units, activation, rates, copy, self.seed, self.missing, noise,
+            self.dtype_policy,
         )  # fmt: skip
+
+    def _make(self, kind, name, build, *arguments):
+        """Return a model whose draws are its own, by its kind and name, and the same if made again.
+
+        The same cell of a notebook, run twice, makes the same model.
+        """
+        return build(
+            self.example_shape, self.preprocessing, *arguments, name=name, position=(kind, name)
+        )
 
     def _encoders(self):
         return [[a.encoder, *a.code_layers] for a in self.autoencoders]

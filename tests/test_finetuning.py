@@ -304,6 +304,72 @@ def test_dropout_masks_differ_between_layers_and_repeat_with_the_seed():
     assert masks() == masks()
 
 
+def masks_of(model):
+    """What the layers of a model draw in training for ones, as bytes by name and place."""
+    ones = np.ones((20, 30), "float32")
+    drawing = [layer for layer in model.layers if getattr(layer, "seed", None) is not None]
+    return [keras.ops.convert_to_numpy(la(ones, training=True)).tobytes() for la in drawing]
+
+
+MODELS = [
+    lambda stack, **settings: stack.classifier(3, dropout=0.5, **settings),
+    lambda stack, **settings: stack.classifier(3, dropout=0.5, name="named", **settings),
+    lambda stack, **settings: stack.multilabel_classifier(3, dropout=0.5, **settings),
+    lambda stack, **settings: stack.regressor(3, dropout=0.5, **settings),
+    lambda stack, **settings: stack.regressor(3, dropout=0.5, name="classifier", **settings),
+]
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_models_of_other_kinds_or_names_share_no_mask(copy):
+    def draws():
+        stack = built()
+        return [masks_of(make(stack, copy=copy)) for make in MODELS]
+
+    first, again = draws(), draws()
+    assert first == again
+    assert len({mask for masks in first for mask in masks}) == 3 * len(MODELS)
+
+
+def test_noises_of_two_models_differ():
+    stack = built()
+    names = ("classifier", "another")
+    noises = [stack.classifier(3, noise=0.5, name=name).layers[0] for name in names]
+    zeros = np.zeros((4, 12), "float32")
+    first, second = (keras.ops.convert_to_numpy(n(zeros, training=True)) for n in noises)
+    assert abs(first - second).min() > 0
+
+
+def test_masks_of_a_model_do_not_depend_on_models_of_other_kinds_or_names():
+    plain, busy = built(), built()
+    busy.encoder()
+    busy.regressor(2, dropout=0.5)
+    busy.classifier(3, dropout=0.5, name="another")
+    with pytest.raises(ValueError, match="`dropout`"):
+        busy.classifier(3, dropout=2.0)
+    models = [stack.classifier(3, dropout=0.5) for stack in (plain, busy)]
+    assert masks_of(models[0]) == masks_of(models[1])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda stack: stack.classifier(3, copy=True),
+        lambda stack: stack.encoder(copy=True),
+        lambda stack: stack.unrolled(copy=True),
+    ],
+)
+def test_copies_of_a_seeded_dropout_draw_other_masks(make):
+    def draws():
+        hidden = [layers.Dense(8, "relu"), layers.Dropout(0.5, seed=1), layers.Dense(3)]
+        model = keras.Sequential([keras.Input((12,)), *hidden])
+        stack = sda.StackedDenoisingAutoencoder.from_model(model, seed=1)
+        return [masks_of(made)[0] for made in (model, make(stack))]
+
+    assert len(set(draws())) == 2
+    assert draws() == draws()
+
+
 @pytest.mark.parametrize(
     ("dropout", "message"),
     [

@@ -213,9 +213,9 @@ def test_halves_of_other_kinds(tmp_path, monkeypatch):
     expected = trained(floats[0], fit={"targets": floats[1]})[0]
     scaled = noisy.astype("float32"), clean.astype("float32")
     for x, targets in [(noisy, clean), (noisy, scaled[1]), (scaled[0], clean)]:
-        stack = trained(
-            x, preprocessing=keras.layers.Rescaling(1 / 255), fit={"targets": targets}
-        )[0]
+        stack = trained(x, preprocessing=keras.layers.Rescaling(1 / 255), fit={"targets": targets})[
+            0
+        ]
         check_close(weights(stack), weights(expected), 1e-6)
     monkeypatch.setattr("sda.training.feed.RESIDENT_BYTES", 2**10)
     with h5py.File(tmp_path / "halves.h5", "w") as file:

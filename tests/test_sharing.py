@@ -316,6 +316,18 @@ def test_an_encoder_is_the_dAs_own_again_after_a_file(x, tmp_path):
     assert other.encoder.kernel.shape == (7, 4)
 
 
+@pytest.mark.parametrize("changes", ["quantized", "adapted"])
+def test_a_changed_kernel_of_an_own_encoder_outlives_a_file(x, tmp_path, changes):
+    stack = built_stack()
+    for change in CHANGED[changes]:
+        change(stack.autoencoders[0].encoder)
+    stack.save(tmp_path / "stack.keras")
+    loaded = keras.saving.load_model(tmp_path / "stack.keras")
+    np.testing.assert_allclose(loaded.reconstruct(x), stack.reconstruct(x), atol=1e-6)
+    kernels = [keras.ops.convert_to_numpy(s.autoencoders[0].kernel) for s in (loaded, stack)]
+    np.testing.assert_allclose(*kernels, atol=1e-6)
+
+
 def nested_before(inputs, later):
     dense = shared_dense()
     codes = keras.Sequential([keras.Input((12,)), dense])(inputs)
