@@ -83,6 +83,23 @@ def test_geometric_patience_stops_where_the_tutorial_stops(trial):
     assert stopped_early > 0
 
 
+@pytest.mark.parametrize("threshold", [0.5, 1.0])
+@pytest.mark.parametrize("n_batches", [1, 2, 5])
+def test_a_tie_is_no_improvement(threshold, n_batches):
+    """Halves and doubles are exact: errors that equal the best so far, or just the threshold."""
+    generator = np.random.default_rng(n_batches)
+    repeated = 0
+    for _ in range(100):
+        errors = generator.choice([1.0, 0.5, 0.25, 0.125], 12)
+        patience = int(generator.integers(1, 5))
+        callback = GeometricPatience("val_error", patience, 2.0, threshold)
+        validated, model = drive(callback, [{"val_error": e} for e in errors], n_batches)
+        best, last = tutorial(errors, n_batches, patience, 2.0, threshold)
+        assert (callback.best_epoch, model.epoch, validated[-1]) == (best, best, last)
+        repeated += np.sum(errors[: last + 1] == errors[best]) > 1
+    assert repeated > 10
+
+
 def test_the_tutorials_own_numbers_are_the_defaults():
     errors = np.concatenate([np.linspace(0.1, 0.02, 15), np.full(60, 0.02)])
     validated, _ = drive(GeometricPatience("val_error"), [{"val_error": e} for e in errors], 5)

@@ -96,6 +96,7 @@ def test_pretraining_is_what_the_library_does(rows):
     assert [row["loss"] for row in Phase("run", "pretrain").curves] == losses
 
 
+@pytest.mark.slow
 def test_settings_repeat_the_run(rows):
     ok("pretrain", "--data", "rows.npz::x", "--out", "first", *SMALL[:-3])
     ok("pretrain", "--config", "first/pretrain/settings.toml", "--out", "again")
@@ -107,6 +108,7 @@ def test_settings_repeat_the_run(rows):
     assert settings["seed"] == Phase("first", "pretrain").record["seed"]
 
 
+@pytest.mark.slow
 def test_one_value_for_all_layers_or_one_a_layer(rows):
     ok("pretrain", "--data", "rows.npz::x", "--out", "run", *SMALL, "--corruption", "0.1,0.2",
        "--noise", "masking,gaussian", "--epochs", "1,3", "--learning-rate", "0.1,0.05")  # fmt: skip
@@ -117,6 +119,7 @@ def test_one_value_for_all_layers_or_one_a_layer(rows):
     assert [row["layer"] for row in Phase("run", "pretrain").curves] == [1, 2, 2, 2]
 
 
+@pytest.mark.slow
 def test_a_table_leaves_its_labels_out(rows):
     pandas = pytest.importorskip("pandas")
     x, y = rows
@@ -133,6 +136,7 @@ def test_a_table_leaves_its_labels_out(rows):
 # Settings from a file
 
 
+@pytest.mark.slow
 def test_flags_win_over_the_file_and_the_file_over_defaults(rows):
     with open("my.toml", "w") as file:
         file.write('data = "rows.npz::x"\nunits = [9, 8]\nbatch-size = 40\nepochs = 1\n')
@@ -192,6 +196,7 @@ def test_errors(rows, arguments, status, message):
     assert not os.path.exists("run/pretrain/stack.keras")
 
 
+@pytest.mark.slow
 def test_after_a_mistake_the_same_folder_will_do(rows):
     np.save("wide.npy", 7 * rows[0])
     fails("pretrain", "--data", "wide.npy", "--out", "run", *SMALL)
@@ -210,6 +215,7 @@ def test_another_backend_than_the_one_in_use():
     assert f"Expected `--backend` to be {keras.backend.backend()}" in error
 
 
+@pytest.mark.slow
 def test_divergence_is_an_error_like_any_other(rows):
     error = fails("pretrain", "--data", "rows.npz::x", "--out", "run", *SMALL,
                   "--activation", "linear", "--decoder-activation", "linear",
@@ -218,6 +224,7 @@ def test_divergence_is_an_error_like_any_other(rows):
     assert Phase("run", "pretrain").record["status"] == "stopped"
 
 
+@pytest.mark.slow
 def test_a_run_is_not_overwritten_without_being_asked(rows):
     arguments = ["pretrain", "--data", "rows.npz::x", "--out", "run", *SMALL]
     ok(*arguments)
@@ -250,6 +257,7 @@ def interrupt_after(monkeypatch, epochs):
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.mark.slow
 def test_a_pretraining_that_was_cut_off_is_carried_on(rows, monkeypatch):
     arguments = ["pretrain", "--data", "rows.npz::x", *SMALL]
     ok(*arguments, "--out", "whole")
@@ -269,6 +277,7 @@ def test_a_pretraining_that_was_cut_off_is_carried_on(rows, monkeypatch):
     assert Phase("cut", "pretrain").settings == Phase("whole", "pretrain").settings
 
 
+@pytest.mark.slow
 def test_a_finetuning_that_was_cut_off_is_carried_on(rows, monkeypatch):
     ok("pretrain", "--data", "rows.npz::x", "--labels", "y", "--out", "run", *SMALL)
     arguments = ["--epochs", 4, "--dropout", 0.2, "--seed", 2, "--quiet"]
@@ -282,6 +291,7 @@ def test_a_finetuning_that_was_cut_off_is_carried_on(rows, monkeypatch):
         np.testing.assert_array_equal(whole, cut)
 
 
+@pytest.mark.slow
 def test_a_run_is_carried_on_by_its_own_backend(rows, monkeypatch):
     interrupt_after(monkeypatch, 1)
     fails("pretrain", "--data", "rows.npz::x", "--out", "run", *SMALL, status=130)
@@ -350,6 +360,7 @@ def test_rows_that_do_not_fit_are_refused(trained):
     assert "(n, 16)" in fails("encode", "run", "--data", "test.npz::narrow", "--out", "o.npy")
 
 
+@pytest.mark.slow
 def test_finetuning_needs_labels_and_a_stack(rows):
     ok("pretrain", "--data", "rows.npz::x", "--out", "run", *SMALL)
     assert "Expected `labels`" in fails("finetune", "run", "--quiet")
@@ -358,6 +369,7 @@ def test_finetuning_needs_labels_and_a_stack(rows):
     ok("finetune", "run", "--labels", "y", "--epochs", 1, "--quiet")
 
 
+@pytest.mark.slow
 def test_a_stack_alone_is_evaluated_layer_by_layer(rows):
     ok("pretrain", "--data", "rows.npz::x", "--out", "run", *SMALL)
     table = ok("evaluate", "run").splitlines()
@@ -366,6 +378,7 @@ def test_a_stack_alone_is_evaluated_layer_by_layer(rows):
     assert [line.split()[:2] for line in table[2:]] == [["0", "16"], ["1", "6"], ["2", "4"]]
 
 
+@pytest.mark.slow
 def test_a_stack_that_was_not_trained_is_there_to_compare(rows):
     data = ["--data", "rows.npz::x", "--labels", "y"]
     ok("pretrain", *data, "--out", "run", *SMALL, "--epochs", 0)
@@ -461,6 +474,7 @@ def test_without_click_there_is_one_clear_line():
     assert done.stderr == 'sda: the command needs click: pip install "keras-sda[cli]"\n'
 
 
+@pytest.mark.slow
 def test_a_real_process(rows, tmp_path):
     """Plain lines where there is no terminal, and the backend that was asked for."""
     (tmp_path / "my.toml").write_text('data = "rows.npz::x"\nbackend = "torch"\n')

@@ -41,6 +41,7 @@ def table():
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_sweep_from_the_shell_and_on(monkeypatch):
     text = run(*SMALL, "--vary", "corruption_2=0.1 0.4", "--vary", "seed=1 2", "--limit", "1")
     assert "1 of 1 runs" in text

@@ -1,7 +1,7 @@
 """The estimators in every respect, on PyTorch.
 
 It takes hundreds of fits. On TensorFlow and JAX each compiles its steps, for a second or two; on
-PyTorch it takes some milliseconds. What a backend could do otherwise is in test_estimators.py.
+PyTorch it takes some milliseconds. What is tested on TensorFlow too is in test_estimators.py.
 """
 
 import copy
@@ -46,6 +46,8 @@ from test_estimators import (
 )
 
 from sda.estimators import SdAClassifier, SdARegressor, SdATransformer
+
+pytestmark = pytest.mark.slow
 
 # The same by hand, and what the mathematics says
 

@@ -1,5 +1,7 @@
 import csv
+import datetime
 import tempfile
+import time
 
 import h5py
 import keras
@@ -304,6 +306,53 @@ def test_progress_names_the_layer_the_epoch_the_loss_and_the_time_left(x, capsys
             assert any("loss:" in text for text in lines[line + 1 : line + 4])
             first = (layer, epoch) == ("1/2", "1/2")
             assert first or " left" in lines[line]
+
+
+class Seconds(keras.callbacks.Callback):
+    """Moves a clock on at the end of each epoch, and may end the training of a layer."""
+
+    def __init__(self, clock, seconds, last=None):
+        super().__init__()
+        self.clock, self.seconds, self.last = clock, seconds, last
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.clock.append(self.clock[-1] + self.seconds)
+        self.model.stop_training = epoch == self.last
+
+
+def test_the_time_left_is_that_of_the_epochs_and_layers_to_come(x, capsys, monkeypatch):
+    """Where an epoch takes a second for each weight and bias of its layer."""
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[-1])
+    first, second = 8 * 12 + 8, 5 * 8 + 5
+    pretrain(
+        stacked((8, 5)),
+        x,
+        epochs=[5, 3],
+        # The first layer ends early, after its second epoch.
+        callbacks=lambda k: [Seconds(clock, [first, second][k], 1 if k == 0 else None)],
+        verbose=1,
+    )
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Layer")]
+    left = [4 * first + 3 * second, 3 * second, 2 * second, second]
+    expected = [f", about {datetime.timedelta(seconds=seconds)} left" for seconds in left]
+    assert [line.partition(", about ")[1:] for line in told[:1]] == [("", "")]
+    assert [line[line.index(", about") :] for line in told[1:]] == expected
+
+
+@pytest.mark.parametrize("noise", [0.3, sda.GaussianNoise(0.3)])
+def test_validation_has_a_noise_of_its_own(x, noise):
+    """Of one batch, at weights that stay: the loss and the score differ by their noise alone."""
+    stack = stacked((8, 5), corruption=[noise, noise])
+    histories = pretrain(
+        stack, x, x, False, optimizer=keras.optimizers.SGD(0.0), epochs=3, batch_size=len(x)
+    )
+    for history in (h.history for h in histories):
+        values = [*history["loss"], history["val_loss"][0]]
+        # The same noise after each epoch; that of the layer goes on.
+        assert len(set(history["val_loss"])) == 1
+        assert len(set(np.round(values, 4))) == 4
+        np.testing.assert_allclose(values, np.mean(values), rtol=0.05)
 
 
 # What the result depends on, and what not
