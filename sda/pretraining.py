@@ -302,7 +302,7 @@ class GreedyPretrainer:
                 batch_size=self.batch_size[k],
                 shuffle=shuffle,
                 seed=stream(self.seed, "order", k),
-                **self._exclusions(k),
+                **self.exclusions(k),
             )
             for k, made in enumerate(callbacks)
         ]
@@ -344,7 +344,7 @@ class GreedyPretrainer:
             "data": {"x": identity.data_settings(rows)},
             "validation_data": identity.data_settings(validation),
             "optimizer": [
-                {**identity.object_settings(o, "optimizer", left_out), **self._exclusions(k)}
+                {**identity.object_settings(o, "optimizer", left_out), **self.exclusions(k)}
                 for k, o in enumerate(self.optimizer)
             ],
             "loss": [
@@ -383,7 +383,7 @@ class GreedyPretrainer:
             verbose,
         )
 
-    def _exclusions(self, k):
+    def exclusions(self, k):
         """Return what layer `k` excludes from weight decay, as an entry of settings."""
         return exclusions(self.optimizer[k], self.stack.autoencoders[k].variables)
 
