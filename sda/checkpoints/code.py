@@ -316,7 +316,7 @@ class Reader:
         """
         cls, attributes, found = type(callback), vars(callback), {}
         changed = _changed_by_class(cls)
-        names = attributes if everything else inspect.signature(cls.__init__).parameters
+        names = attributes if everything else _arguments(cls)
         for name in names:
             attribute = name if name in attributes else f"_{name}"
             if attribute not in attributes or name in (*GIVEN, "model", "verbose"):
@@ -374,12 +374,12 @@ class Reader:
     def _unsaid(self, thing, where, members):
         cls, attributes, found = type(thing), vars(thing), {}
         of_layer = isinstance(thing, keras.layers.Layer)
-        config = _config(thing)
+        config = get_config(thing)
         if config is None:
-            config = dict.fromkeys(inspect.signature(cls.__init__).parameters)
+            config = dict.fromkeys(_arguments(cls))
         strict = self.strict
         for key in config:
-            value = attributes.get(key, attributes.get(f"_{key}"))
+            value = _attribute(thing, key)
             if value is thing or (of_layer and isinstance(value, keras.layers.Layer)):
                 continue  # among the members
             self.strict = strict or "activation" in key or "initializer" in key
@@ -393,7 +393,7 @@ class Reader:
             found["keywords"] = self._named_values(keywords, where)
         if not is_installed(cls):
             found["code"] = self.read(cls, where)
-            own = self._own_attributes(thing, _config(thing) or {}, found)
+            own = self._own_attributes(thing, get_config(thing) or {}, found)
             if own:
                 changed = _changed_by_class(cls)
                 found["attributes"] = self._captured(own, changed, changed.attributes, where)
@@ -446,7 +446,10 @@ def config_of(thing, reader):
             config = keras.saving.serialize_keras_object(_with_names(thing))
         # A class that does not say how it was made, or holds what Keras does not know.
         except (NotImplementedError, OSError, TypeError, ValueError):
-            config = {"class_name": type(thing).__name__, "config": _config(thing)}
+            config = {"class_name": type(thing).__name__, "config": get_config(thing)}
+            if config["config"] is None:
+                held = {name: _attribute(thing, name) for name in _arguments(type(thing))}
+                config["config"] = {name: v for name, v in held.items() if _is_plain(v)}
 
     def plain(value):
         return value.item() if isinstance(value, np.generic) else reader.read(value, "config")
@@ -528,7 +531,18 @@ def _are(value, kinds):
     return isinstance(value, kinds)
 
 
-def _config(thing):
+def _arguments(cls):
+    """Return the names of the arguments that objects of a class are made with."""
+    return list(inspect.signature(cls.__init__).parameters)
+
+
+def _attribute(thing, argument):
+    """Return what an object holds under the name of an argument, or None."""
+    attributes = getattr(thing, "__dict__", {})
+    return attributes.get(argument, attributes.get(f"_{argument}"))
+
+
+def get_config(thing):
     """Return the config of a Keras object, or None where it has none."""
     if not hasattr(thing, "get_config"):
         return None
