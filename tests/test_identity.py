@@ -383,6 +383,24 @@ def test_keras_own_objects_are_known_by_their_config_alone():
         assert "code" not in settings_of(thing)
 
 
+def test_what_methods_of_a_callback_set_is_no_setting():
+    source = """
+    class f(keras.callbacks.Callback):
+        count, by = {}, {}
+        def on_epoch_end(self, epoch, logs=None):
+            f.count += self.by
+    """
+
+    def settings(*values):
+        left_out = []
+        (found,) = identity.callback_settings([of(source.format(*values))()], left_out)
+        assert left_out == []
+        return found
+
+    assert settings(0, 2) == settings(7, 2)
+    assert settings(0, 2) != settings(0, 3)
+
+
 def test_training_does_not_change_what_a_model_is():
     class Own(keras.Model):
         def __init__(self):

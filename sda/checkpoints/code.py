@@ -275,7 +275,9 @@ class Reader:
         found["bases"] = [self.read(base, where) for base in cls.__bases__ if base is not object]
         changed, members = _changed_by_class(cls), {}
         for name, member in sorted(vars(cls).items()):
-            if OF_PYTHON.fullmatch(name) or isinstance(member, DESCRIPTORS):
+            # What methods set is no setting.
+            is_state = not self.strict and name in changed.attributes
+            if OF_PYTHON.fullmatch(name) or isinstance(member, DESCRIPTORS) or is_state:
                 continue
             functions = _functions_of(member)
             place = f"{cls.__qualname__}.{name}"
