@@ -56,9 +56,11 @@ class GreedyPretrainer:
         seed: Integer for the order of the examples, or None for a random one. The noise has the
             seed of the stack.
         checkpoint_dir: Path of a folder from which the schedule can go on when it was cut off, or
-            None. Another pretrainer with the same settings, on a stack made in the same way, whose
-            `fit` gets the same data, then carries on, and ends with the same weights, bit for bit;
-            after the end it returns at once. Ctrl-C stops after the dispatch and saves first.
+            None. Another pretrainer with the same settings and code, on a stack made in the same
+            way, whose `fit` gets the same data, then carries on, and ends with the same weights,
+            bit for bit; after the end it returns at once. The stack may have the weights with which
+            the run began, those of its newest checkpoint, those that it was left with, or fresh
+            ones. Ctrl-C stops after the dispatch and saves first.
         checkpoint_every: Seconds after which there is a checkpoint within an epoch; there is one
             at the end of each epoch anyway.
         prefixes: A `sda.PrefixStore` of layers that several runs share, or None. Layers that are in

@@ -20,6 +20,7 @@ import hashlib
 import importlib.metadata
 import inspect
 import json
+import logging
 import os
 import pathlib
 import platform
@@ -68,6 +69,8 @@ KERAS = (
     keras.dtype_policies.DTypePolicy,
     keras.random.SeedGenerator,
 )
+# Objects within objects that are followed: Python's stack ends somewhere.
+DEEPEST = 60
 # Methods that change the container they belong to.
 FILLING = {
     "add", "append", "appendleft", "clear", "discard", "extend", "extendleft", "fill", "insert",
@@ -113,6 +116,7 @@ class Reader:
         self.strict = strict
         self._numbers = {}
         self._kept = []  # an `id` belongs to an object as long as that lives
+        self._depth = 0
 
     # Values of any kind
 
@@ -133,6 +137,8 @@ class Reader:
             return f"{value.dtype} {value.item()!r}"
         if isinstance(value, types.ModuleType):
             return f"module {value.__name__}"
+        if isinstance(value, logging.Logger):  # what is written changes no numbers
+            return "logger"
         if isinstance(value, enum.Enum):
             return f"{type(value).__qualname__}.{value.name}"
         if isinstance(value, SPOKEN) or _is_word_of_a_backend(value):
@@ -150,6 +156,16 @@ class Reader:
         if number < len(self._kept):
             return {"the same as": number}
         self._kept.append(value)
+        self._depth += 1
+        try:
+            return self._object(value, where)
+        finally:
+            self._depth -= 1
+
+    def _object(self, value, where):
+        """Return what tells an object from others that was not met before."""
+        if self._depth > DEEPEST:
+            return self._unknown(value, where)
         if isinstance(value, types.FunctionType):
             return self._function(value, where)
         if isinstance(value, type):
