@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from sda import preprocessing
+from sda.checkpoints import identity
 from sda.codes import encode_rows
 from sda.forks import check_process
 from sda.pretraining import GreedyPretrainer
@@ -14,14 +15,16 @@ from sda.stack import on_arrays
 from sda.training.ahead import ahead
 from sda.training.fit import TrainingDiverged, driver_for
 
-# The corruption level, by the name that a noise has for it.
+# The corruption level, by the names that noises have for it.
 LEVELS = ("rate", "stddev")
 
 
 def fit(pretrainers, x, shuffle=True, verbose=0):
     """Pretrain several stacks on the same rows; on JAX all of them in one compiled program.
 
-    The stacks may differ in corruption level, seed and learning rate. On JAX the function that runs
+    The stacks may differ in corruption level (of a noise with two levels, such as a rate and a
+    standard deviation, in the rate; of composed noises in none), seed and learning rate (that is no
+    schedule). On JAX the function that runs
     an epoch is mapped over the members by `jax.vmap`, and compiled once for all of them. On other
     backends, and where devices share each batch under `keras.distribution`, they are trained one
     after the other. Either way member i has the weights that
@@ -107,6 +110,7 @@ def _train(members, data, same, title):
     driver = importlib.import_module("sda.training.jax").Population(
         [driver_for(member.model, (member.data,)) for member in members],
         [member.noise for member in members],
+        level_name(members[0].noise),
         same,
     )
     data = driver.put(data)
@@ -198,42 +202,71 @@ def _check_alike(pretrainers):
                 )
     first = _shared_settings(pretrainers[0])
     for i, pretrainer in enumerate(pretrainers):
-        settings = _shared_settings(pretrainer)
-        for name, value in first.items():
-            if settings[name] != value:
-                raise ValueError(
-                    "Expected `pretrainers` to differ in corruption level, learning rate and seed "
-                    f"only. Received: {name}={settings[name]!r} in number {i}, {value!r} in the "
-                    "first"
-                )
+        differing = identity.differences(first, _shared_settings(pretrainer))
+        if differing:
+            raise ValueError(
+                "Expected `pretrainers` to differ in corruption level, learning rate and seed "
+                "only: a level of noises that are not composed, a rate without schedule. "
+                f"Received: {differing}, in number {i}, where the first is `there`"
+            )
+
+
+def level_name(noise):
+    """Return the name of the attribute that is a noise's level, or None if it has none.
+
+    Of a noise with two levels it is the first one; the parts of a composed noise have their own.
+    """
+    own = vars(noise)
+    return next((n for n in LEVELS if isinstance(own.get(n), (int, float, list))), None)
 
 
 def _shared_settings(pretrainer):
+    """Return what has to be equal: all but what the mapping varies."""
     stack = pretrainer.stack
     return {
         "epochs": pretrainer.epochs,
         "batch_size": pretrainer.batch_size,
-        "optimizer": [_without(o, "learning_rate") for o in pretrainer.optimizer],
-        "loss": [_without(loss) for loss in pretrainer.loss],
-        "autoencoders": [_without(a, *LEVELS) for a in stack.autoencoders],
-        "preprocessing": [_without(layer) for layer in stack.preprocessing],
+        "optimizer": [
+            {**_without_rate(optimizer), **pretrainer.exclusions(k)}
+            for k, optimizer in enumerate(pretrainer.optimizer)
+        ],
+        "loss": [_without_seeds(identity.object_settings(o, "loss")) for o in pretrainer.loss],
+        "autoencoders": [_without_level(autoencoder) for autoencoder in stack.autoencoders],
+        "preprocessing": [
+            _without_seeds(identity.object_settings(la, "stack")) for la in stack.preprocessing
+        ],
         "preprocessing weights": preprocessing.digest(stack.preprocessing),
-        "shape": getattr(stack, "example_shape", None) if stack.built else None,
+        "shape": list(stack.example_shape) if stack.built else None,
     }
 
 
-def _without(thing, *names):
-    """Return the config of a Keras object without these names, its own name and its seeds."""
-    left_out = {*names, "name", "seed", "build_config", "shared_object_id"}
+def _without_rate(optimizer):
+    """Return the settings of an optimizer, without a learning rate that is a variable."""
+    settings = identity.object_settings(optimizer, "optimizer")
+    config = settings["config"]
+    while isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer, config = optimizer.inner_optimizer, config["inner_optimizer"]["config"]
+    if isinstance(optimizer._learning_rate, keras.Variable):
+        config.pop("learning_rate")
+    return settings
 
-    def strip(value):
-        if isinstance(value, dict):
-            # The name of a dtype policy is the policy.
-            keep = {"name"} if "Policy" in str(value.get("class_name")) else set()
-            config = value.get("config")
-            if isinstance(config, dict) and keep:
-                return {**value, "config": dict(config)}
-            return {k: strip(v) for k, v in value.items() if k not in left_out}
-        return [strip(v) for v in value] if isinstance(value, list) else value
 
-    return strip(keras.saving.serialize_keras_object(thing))
+def _without_level(autoencoder):
+    """Return the settings of a layer at no level of its noise."""
+    noise = autoencoder.corruption
+    name = level_name(noise)
+    if name is None:
+        return _without_seeds(identity.object_settings(autoencoder, "corruption"))
+    level = getattr(noise, name)
+    setattr(noise, name, [0.0] * len(level) if isinstance(level, list) else 0.0)
+    try:
+        return _without_seeds(identity.object_settings(autoencoder, "corruption"))
+    finally:
+        setattr(noise, name, level)
+
+
+def _without_seeds(settings):
+    """Return settings without seeds, which members have in variables."""
+    if isinstance(settings, dict):
+        return {k: _without_seeds(v) for k, v in settings.items() if k != "seed"}
+    return [_without_seeds(v) for v in settings] if isinstance(settings, list) else settings

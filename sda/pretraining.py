@@ -64,9 +64,11 @@ class GreedyPretrainer:
         seed: Integer for the order of the examples, or None for a random one. The noise has the
             seed of the stack.
         checkpoint_dir: Path of a folder from which the schedule can go on when it was cut off, or
-            None. Another pretrainer with the same settings, on a stack made in the same way, whose
-            `fit` gets the same data, then carries on, and ends with the same weights, bit for bit;
-            after the end it returns at once. Ctrl-C stops after the dispatch and saves first.
+            None. Another pretrainer with the same settings and code, on a stack made in the same
+            way, whose `fit` gets the same data, then carries on, and ends with the same weights,
+            bit for bit; after the end it returns at once. The stack may have the weights with which
+            the run began, those of its newest checkpoint, those that it was left with, or fresh
+            ones. Ctrl-C stops after the dispatch and saves first.
         checkpoint_every: Seconds after which there is a checkpoint within an epoch; there is one
             at the end of each epoch anyway.
         prefixes: A `sda.PrefixStore` of layers that several runs share, or None. Layers that are in
@@ -327,7 +329,7 @@ class GreedyPretrainer:
                 batch_size=self.batch_size[k],
                 shuffle=shuffle,
                 seed=stream(self.seed, "order", k),
-                **self._exclusions(k),
+                **self.exclusions(k),
             )
             for k, made in enumerate(callbacks)
         ]
@@ -369,7 +371,7 @@ class GreedyPretrainer:
             "data": dict(zip(("x", "targets"), map(identity.data_settings, data), strict=False)),
             "validation_data": identity.data_settings(validation),
             "optimizer": [
-                {**identity.object_settings(o, "optimizer", left_out), **self._exclusions(k)}
+                {**identity.object_settings(o, "optimizer", left_out), **self.exclusions(k)}
                 for k, o in enumerate(self.optimizer)
             ],
             "loss": [
@@ -409,7 +411,7 @@ class GreedyPretrainer:
             verbose,
         )
 
-    def _exclusions(self, k):
+    def exclusions(self, k):
         """Return what layer `k` excludes from weight decay, as an entry of settings."""
         return exclusions(self.optimizer[k], self.stack.autoencoders[k].variables)
 

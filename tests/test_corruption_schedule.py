@@ -95,9 +95,22 @@ def test_a_constant_schedule_changes_nothing():
 
 def test_a_run_that_was_cut_off_has_the_level_of_its_epoch(tmp_path):
     class Stop(keras.callbacks.Callback):
+        stops = True
+
+        def get_state(self):
+            return None
+
+        def set_state(self, state):
+            pass
+
         def on_epoch_end(self, epoch, logs=None):
-            if epoch == 1:
+            if epoch == 1 and self.stops:
                 raise KeyboardInterrupt
+
+    def go():
+        callback = Stop()
+        callback.stops = False
+        return callback
 
     whole = stack()
     pretrain(whole, 4, lambda dA: [CorruptionSchedule(dA, half)])
@@ -105,18 +118,12 @@ def test_a_run_that_was_cut_off_has_the_level_of_its_epoch(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         pretrain(cut, 4, lambda dA: [CorruptionSchedule(dA, half), Stop()], checkpoint_dir=tmp_path)
     again = stack()
-
-    class Go(Stop):
-        def on_epoch_end(self, epoch, logs=None):
-            pass
-
-    Go.__name__ = "Stop"
-    pretrain(again, 4, lambda dA: [CorruptionSchedule(dA, half), Go()], checkpoint_dir=tmp_path)
+    pretrain(again, 4, lambda dA: [CorruptionSchedule(dA, half), go()], checkpoint_dir=tmp_path)
     for some, others in zip(weights(whole), weights(again), strict=True):
         np.testing.assert_array_equal(some, others)
     with pytest.raises(ValueError, match="schedule"):
         pretrain(
-            stack(), 4, lambda dA: [CorruptionSchedule(dA, lambda e: 0.1), Go()],
+            stack(), 4, lambda dA: [CorruptionSchedule(dA, lambda e: 0.1), go()],
             checkpoint_dir=tmp_path,
         )  # fmt: skip
 

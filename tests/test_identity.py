@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import enum
 import json
+import logging
 import math
 import os
 import pathlib
@@ -189,7 +190,9 @@ def test_each_object_is_read_once():
     shared.append(shared)
     """
     assert told(of(source)) == told(of(source))
-    deep = "a = [1]\nfor _ in range(60): a = [a, a]\ndef f(x): return a"
+    with pytest.raises(ValueError, match="Expected `loss` to be made of"):
+        told(of("a = [1]\nfor _ in range(1000): a = [a]\ndef f(x): return a"))
+    deep = "a = [1]\nfor _ in range(40): a = [a, a]\ndef f(x): return a"
     assert len(told(of(deep))) < 10_000
 
 
@@ -267,6 +270,7 @@ def test_common_values_of_notebooks_are_known():
         assert told(one) == told(one)
         assert told(one) != told(other)
     assert told(Colour.RED) == '"Colour.RED"'
+    assert told(logging.getLogger("a")) == told(logging.getLogger("b"))  # which change no numbers
 
 
 UNKNOWN = [threading.Lock(), iter([1]), np.random.default_rng(0), open(os.devnull)]  # noqa: SIM115
@@ -381,6 +385,24 @@ def test_the_code_of_a_users_class_tells():
 def test_keras_own_objects_are_known_by_their_config_alone():
     for thing in (dense(activation="relu"), keras.optimizers.Adam(), sda.MaskingNoise(0.2)):
         assert "code" not in settings_of(thing)
+
+
+def test_what_methods_of_a_callback_set_is_no_setting():
+    source = """
+    class f(keras.callbacks.Callback):
+        count, by = {}, {}
+        def on_epoch_end(self, epoch, logs=None):
+            f.count += self.by
+    """
+
+    def settings(*values):
+        left_out = []
+        (found,) = identity.callback_settings([of(source.format(*values))()], left_out)
+        assert left_out == []
+        return found
+
+    assert settings(0, 2) == settings(7, 2)
+    assert settings(0, 2) != settings(0, 3)
 
 
 def test_training_does_not_change_what_a_model_is():

@@ -136,8 +136,89 @@ def test_a_member_that_diverges_does_not_stop_the_others():
     ],
 )
 def test_members_that_differ_in_more_are_refused(settings, message):
-    with pytest.raises(ValueError, match=f"differ in corruption level.*Received: {message}="):
+    with pytest.raises(ValueError, match=f"differ in corruption level.*Received: {message}"):
         sda.population.fit([*members(), members(**settings)[0]], rows())
+
+
+class TwoLevels(sda.SelectiveNoise):
+    """Replaces values, and adds noise to all."""
+
+    def __init__(self, rate, stddev=0.1, **kwargs):
+        super().__init__(rate, **kwargs)
+        self.stddev = stddev
+
+    def replacement(self, x, v):
+        return keras.ops.zeros_like(x)
+
+    def corrupt(self, x):
+        x, selected = super().corrupt(x)
+        return x + self.stddev, selected
+
+    def get_config(self):
+        return {**super().get_config(), "stddev": self.stddev}
+
+
+class Halved(sda.MaskingNoise):
+    """Has a level of which it makes another one."""
+
+    def __init__(self, rate, **kwargs):
+        super().__init__(rate, **kwargs)
+        self.half = rate / 2
+
+    def corrupt(self, x):
+        return x * self.half, None
+
+
+def composed(level):
+    return sda.ComposedNoise([sda.MaskingNoise(level), sda.GaussianNoise(0.1)])
+
+
+def scheduled(rate):
+    return keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(rate, 10, 0.9))
+
+
+def loss_of(by):
+    return lambda x, z: by * keras.ops.mean(keras.ops.square(x - z), -1)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "named"),
+    [
+        ({"noise": composed}, {}, "noises"),
+        ({"noise": Halved}, {}, "half"),
+        (
+            {"noise": lambda level: TwoLevels(0.2, 0.1)},
+            {"noise": lambda level: TwoLevels(0.2, 0.4)},
+            "stddev",
+        ),
+        ({"optimizer": scheduled(0.1)}, {"optimizer": scheduled(0.5)}, "learning_rate"),
+        ({"loss": loss_of(1.0)}, {"loss": loss_of(2.0)}, r"loss\[0\]"),
+        (
+            {"noise": lambda level: sda.MaskingNoise([0.1] * 12)},
+            {"noise": lambda level: sda.MaskingNoise(0.1)},
+            "rate",
+        ),
+    ],
+)
+def test_what_the_mapping_does_not_vary_has_to_be_equal(one, other, named):
+    made = [members((0.3,), **one)[0], members((0.6,), **{**one, **other})[0]]
+    before = [p.stack.autoencoders[0].corruption.level for p in made]
+    with pytest.raises(ValueError, match=f"differ in corruption level.*{named}"):
+        sda.population.fit(made, rows())
+    assert [p.stack.autoencoders[0].corruption.level for p in made] == before
+    assert not made[0].stack.built
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"noise": lambda level: sda.MaskingNoise([level] * 12)},
+        {"noise": lambda level: TwoLevels(level, 0.2)},
+        {"noise": lambda level: composed(0.3), "optimizer": scheduled(0.3)},
+    ],
+)
+def test_what_is_equal_or_mapped_trains_as_alone(settings):
+    assert_as_alone(lambda: members(epochs=1, **settings), rows(20))
 
 
 def test_what_makes_no_sense_is_refused(tmp_path):

@@ -352,6 +352,131 @@ def test_a_schedule_goes_on_with_the_callbacks_that_it_was_cut_off_with(tmp_path
     assert_same(values(stack), values(expected))
 
 
+# Code
+
+
+LOCK = threading.Lock()
+
+
+def of_lock(*args, **kwargs):
+    return LOCK.locked() + keras.ops.mean(args[-1])
+
+
+class Locked(sda.Corruption):
+    def corrupt(self, x):
+        return of_lock(x), None
+
+
+def compiled(loss="mse", metrics=(), **settings):
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(1, **settings)])
+    model.compile("sgd", loss, metrics=list(metrics))
+    return model
+
+
+def fit_compiled(model, folder, *callbacks):
+    x, y = rows()
+    return sda.fit(
+        model, x, y, 10, 1, 0, list(callbacks), seed=1, checkpoint_dir=folder, checkpoint_every=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "callbacks"),
+    [
+        ("loss", {"loss": of_lock}, []),
+        ("metrics", {"metrics": [of_lock]}, []),
+        ("model", {"activation": of_lock}, []),
+        ("model", {"kernel_initializer": of_lock}, []),
+        ("LearningRateScheduler", {}, [keras.callbacks.LearningRateScheduler(of_lock)]),
+        (
+            "CorruptionSchedule",
+            {},
+            [sda.callbacks.CorruptionSchedule(sda.MaskingNoise(0.1), of_lock)],
+        ),
+    ],
+)
+def test_what_cannot_be_known_is_refused_where_it_changes_numbers(
+    tmp_path, name, settings, callbacks
+):
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(1)])
+    model = compiled(**settings) if "kernel_initializer" not in settings else model
+    if "kernel_initializer" in settings:
+        model.layers[0].kernel_initializer = of_lock
+        model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=rf"Expected `{name}` to be made .* LOCK of type .*Make"):
+        fit_compiled(model, tmp_path / "run", *callbacks)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_noise_that_cannot_be_known_is_refused(tmp_path):
+    stack = sda.StackedDenoisingAutoencoder([3], Locked(), decoder_activation="linear")
+    with pytest.raises(ValueError, match=r"Expected `model` to be made of .* LOCK of type"):
+        pretrain(stack, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def of(source, **names):
+    """What a cell of a notebook defines, under the name `f`."""
+    exec(compile(source, "<cell>", "exec"), names)
+    return names["f"]
+
+
+CODE = {
+    "loss": ("by = {}\ndef f(y, z): return by * keras.ops.mean((y - z) ** 2)", (2, 3)),
+    "metric": ("def f(y, z): return {} * keras.ops.mean(y - z, -1)", (2, 3)),
+    "activation": ("def g(by): return lambda x: x * by\nf = g({})", (2.0, 3.0)),
+    "schedule": ("by = {}\ndef f(epoch, rate): return rate * by", (0.5, 0.7)),
+    "callback": ("def f(epoch, logs): print({})", (1, 2)),
+}
+
+
+@pytest.mark.parametrize("role", CODE)
+def test_other_code_is_another_run_and_the_same_in_another_line_is_not(tmp_path, role):
+    source, (one, other) = CODE[role]
+
+    def run(source):
+        function = of(source, keras=keras)
+        settings, callbacks = {}, []
+        if role == "loss":
+            settings = {"loss": function}
+        elif role == "metric":
+            settings = {"metrics": [function]}
+        elif role == "activation":
+            settings = {"activation": function}
+        elif role == "schedule":
+            callbacks = [keras.callbacks.LearningRateScheduler(function)]
+        else:
+            callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=function)]
+        model = compiled(**settings)
+        fit_compiled(model, tmp_path, *callbacks)
+        return values(model)
+
+    expected = run(source.format(one))
+    assert_same(run("\n\n# The same.\n" + source.format(one)), expected)
+    with pytest.raises(ValueError, match="the data and settings of the run"):
+        run(source.format(other))
+
+
+def test_what_other_callbacks_hold_and_fill_is_left_out_with_one_warning(tmp_path):
+    kept, seen, by_name = [], {}, [0]
+
+    def note(epoch, logs):
+        kept.append(logs["loss"])
+        seen[epoch] = LOCK.locked()
+        by_name[0] += 1
+
+    def callbacks():
+        return [keras.callbacks.LambdaCallback(on_epoch_end=note)]
+
+    for _ in range(2):  # the second time with what the first one has filled
+        with pytest.warns(UserWarning, match="runs are not told apart") as told:
+            fit_compiled(compiled(), tmp_path, *callbacks())
+    told = [str(w.message) for w in told if "told apart" in str(w.message)]
+    assert len(told) == 1
+    for name in ("LOCK", "kept", "seen", "by_name"):
+        assert f" {name} of LambdaCallback" in told[0]
+
+
 # Weights to start from
 
 

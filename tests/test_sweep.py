@@ -6,6 +6,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import keras
@@ -41,6 +42,26 @@ def data():
 def run(path, vary=None, fixed=None, **settings):
     train, held_out = data()
     return Sweep(path, vary or VARY, fixed or SETTINGS, **settings).run(*train, held_out, verbose=0)
+
+
+def test_functions_among_the_settings_are_known_by_their_code(tmp_path):
+    def of(by):
+        return lambda x, z: by * keras.ops.mean(keras.ops.square(x - z), -1)
+
+    def denoise(by, path=tmp_path / "sweep", loss=of):
+        (x, _), (held_out, _) = data()
+        settings = {"units": [5], "epochs": 1, "loss": loss(by)}
+        sweep = Sweep(path, {"seed": [1]}, settings, objective="denoising")
+        return sweep.run(x, None, held_out, verbose=0)
+
+    first = denoise(2.0)
+    assert denoise(2.0) == first  # there is nothing left to do
+    with pytest.raises(ValueError, match=r"sweep that is there.*fixed\.loss\.value\.closure\.by"):
+        denoise(3.0)
+    lock = threading.Lock()
+    with pytest.raises(ValueError, match="Expected `loss` to be made of"):
+        denoise(2.0, tmp_path / "other", lambda by: lambda x, z: lock.locked() + x - z)
+    assert not (tmp_path / "other").exists()
 
 
 def alone(corruption_3, seed):

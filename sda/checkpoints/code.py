@@ -20,6 +20,7 @@ import hashlib
 import importlib.metadata
 import inspect
 import json
+import logging
 import os
 import pathlib
 import platform
@@ -68,6 +69,8 @@ KERAS = (
     keras.dtype_policies.DTypePolicy,
     keras.random.SeedGenerator,
 )
+# Objects within objects that are followed: Python's stack ends somewhere.
+DEEPEST = 60
 # Methods that change the container they belong to.
 FILLING = {
     "add", "append", "appendleft", "clear", "discard", "extend", "extendleft", "fill", "insert",
@@ -113,6 +116,7 @@ class Reader:
         self.strict = strict
         self._numbers = {}
         self._kept = []  # an `id` belongs to an object as long as that lives
+        self._depth = 0
 
     # Values of any kind
 
@@ -133,6 +137,8 @@ class Reader:
             return f"{value.dtype} {value.item()!r}"
         if isinstance(value, types.ModuleType):
             return f"module {value.__name__}"
+        if isinstance(value, logging.Logger):  # what is written changes no numbers
+            return "logger"
         if isinstance(value, enum.Enum):
             return f"{type(value).__qualname__}.{value.name}"
         if isinstance(value, SPOKEN) or _is_word_of_a_backend(value):
@@ -150,6 +156,16 @@ class Reader:
         if number < len(self._kept):
             return {"the same as": number}
         self._kept.append(value)
+        self._depth += 1
+        try:
+            return self._object(value, where)
+        finally:
+            self._depth -= 1
+
+    def _object(self, value, where):
+        """Return what tells an object from others that was not met before."""
+        if self._depth > DEEPEST:
+            return self._unknown(value, where)
         if isinstance(value, types.FunctionType):
             return self._function(value, where)
         if isinstance(value, type):
@@ -275,7 +291,9 @@ class Reader:
         found["bases"] = [self.read(base, where) for base in cls.__bases__ if base is not object]
         changed, members = _changed_by_class(cls), {}
         for name, member in sorted(vars(cls).items()):
-            if OF_PYTHON.fullmatch(name) or isinstance(member, DESCRIPTORS):
+            # What methods set is no setting.
+            is_state = not self.strict and name in changed.attributes
+            if OF_PYTHON.fullmatch(name) or isinstance(member, DESCRIPTORS) or is_state:
                 continue
             functions = _functions_of(member)
             place = f"{cls.__qualname__}.{name}"
@@ -316,7 +334,7 @@ class Reader:
         """
         cls, attributes, found = type(callback), vars(callback), {}
         changed = _changed_by_class(cls)
-        names = attributes if everything else inspect.signature(cls.__init__).parameters
+        names = attributes if everything else _arguments(cls)
         for name in names:
             attribute = name if name in attributes else f"_{name}"
             if attribute not in attributes or name in (*GIVEN, "model", "verbose"):
@@ -374,12 +392,12 @@ class Reader:
     def _unsaid(self, thing, where, members):
         cls, attributes, found = type(thing), vars(thing), {}
         of_layer = isinstance(thing, keras.layers.Layer)
-        config = _config(thing)
+        config = get_config(thing)
         if config is None:
-            config = dict.fromkeys(inspect.signature(cls.__init__).parameters)
+            config = dict.fromkeys(_arguments(cls))
         strict = self.strict
         for key in config:
-            value = attributes.get(key, attributes.get(f"_{key}"))
+            value = _attribute(thing, key)
             if value is thing or (of_layer and isinstance(value, keras.layers.Layer)):
                 continue  # among the members
             self.strict = strict or "activation" in key or "initializer" in key
@@ -393,7 +411,7 @@ class Reader:
             found["keywords"] = self._named_values(keywords, where)
         if not is_installed(cls):
             found["code"] = self.read(cls, where)
-            own = self._own_attributes(thing, _config(thing) or {}, found)
+            own = self._own_attributes(thing, get_config(thing) or {}, found)
             if own:
                 changed = _changed_by_class(cls)
                 found["attributes"] = self._captured(own, changed, changed.attributes, where)
@@ -446,7 +464,10 @@ def config_of(thing, reader):
             config = keras.saving.serialize_keras_object(_with_names(thing))
         # A class that does not say how it was made, or holds what Keras does not know.
         except (NotImplementedError, OSError, TypeError, ValueError):
-            config = {"class_name": type(thing).__name__, "config": _config(thing)}
+            config = {"class_name": type(thing).__name__, "config": get_config(thing)}
+            if config["config"] is None:
+                held = {name: _attribute(thing, name) for name in _arguments(type(thing))}
+                config["config"] = {name: v for name, v in held.items() if _is_plain(v)}
 
     def plain(value):
         return value.item() if isinstance(value, np.generic) else reader.read(value, "config")
@@ -528,7 +549,18 @@ def _are(value, kinds):
     return isinstance(value, kinds)
 
 
-def _config(thing):
+def _arguments(cls):
+    """Return the names of the arguments that objects of a class are made with."""
+    return list(inspect.signature(cls.__init__).parameters)
+
+
+def _attribute(thing, argument):
+    """Return what an object holds under the name of an argument, or None."""
+    attributes = getattr(thing, "__dict__", {})
+    return attributes.get(argument, attributes.get(f"_{argument}"))
+
+
+def get_config(thing):
     """Return the config of a Keras object, or None where it has none."""
     if not hasattr(thing, "get_config"):
         return None

@@ -17,7 +17,15 @@ import numpy as np
 from keras import ops, tree
 
 from sda import processes
-from sda.checkpoints.code import Reader, anonymous, config_of, digest, is_installed, items_of
+from sda.checkpoints.code import (
+    Reader,
+    anonymous,
+    config_of,
+    digest,
+    get_config,
+    is_installed,
+    items_of,
+)
 from sda.training.rows import pieces
 
 # Entries of a variable that are kept beside its digest, and how near they have to be.
@@ -45,10 +53,9 @@ def model_settings(model, left_out=None):
         ValueError: If a noise, an activation or an initialiser cannot be told from others.
     """
     reader = Reader("model", left_out)
-    try:
-        config = model.get_config()
-    except NotImplementedError:  # a subclass that does not say how it was made
-        config = {}
+    config = get_config(model)
+    if config is None:  # a subclass that does not say how it was made, or a layer of a lambda
+        config = [config_of(layer, reader) for layer in model._flatten_layers(include_self=False)]
     found = {
         "class": type(model).__name__,
         "backend": keras.backend.backend(),

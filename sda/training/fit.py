@@ -153,10 +153,12 @@ def fit(
             above 1, or else a number that keeps the progress bar alive.
         seed: Integer for the orders, or None for a random one.
         checkpoint_dir: Path of a folder from which the run can go on when it was cut off, or None.
-            Another call with the same data and settings, on a model made and compiled in the same
-            way, then carries on, and ends with the same weights, bit for bit; after the end it
-            returns at once. Ctrl-C stops after the dispatch and saves first. The global random
-            generators of Python, NumPy, Keras and the backend are saved and set, too.
+            Another call with the same data, settings and code, on a model made and compiled in the
+            same way, then carries on, and ends with the same weights, bit for bit; after the end it
+            returns at once. The model may have the weights with which the run began, those of its
+            newest checkpoint, those that it was left with, or fresh ones. Ctrl-C stops after the
+            dispatch and saves first. The global random generators of Python, NumPy, Keras and the
+            backend are saved and set, too.
         checkpoint_every: Seconds after which there is a checkpoint within an epoch; there is one
             at the end of each epoch anyway.
         class_weight: Dictionary from class to the weight of its examples in the loss, or None. A
@@ -175,7 +177,8 @@ def fit(
     Raises:
         ValueError: If the model is not compiled, or was but `trainable` has changed since or its
             optimizer has trained other variables, if data or settings are out of range, or if
-            `checkpoint_dir` is in use or is that of another run. Nothing is changed then.
+            `checkpoint_dir` is in use or is that of another run, or, with it, if the code of a loss
+            or the like cannot be told from another. Nothing is changed then.
         OSError: If a checkpoint cannot be written. The one before is whole.
         sda.TrainingDiverged: If the loss or the weights become NaN or infinite.
         RuntimeError: If one of several processes that train together has ended.

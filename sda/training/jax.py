@@ -81,13 +81,14 @@ class Population:
     Args:
         drivers: List of the `Driver` of each model.
         noises: List of the `sda.Corruption` of each model.
+        level: String, the name of the attribute of the noises that is their level, or None.
         same: Whether all have the same data; if not, data have an axis of members first.
     """
 
-    def __init__(self, drivers, noises, same):
+    def __init__(self, drivers, noises, level, same):
         self.drivers = drivers
         self.noise = noises[0]
-        self.name = next((n for n in ("rate", "stddev") if hasattr(self.noise, n)), None)
+        self.name = level
         self.levels = jax.numpy.asarray(
             [getattr(noise, self.name) if self.name else 0.0 for noise in noises], "float32"
         )
