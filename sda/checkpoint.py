@@ -27,7 +27,7 @@ from keras.src.random import seed_generator
 from sda import processes
 from sda.checks import check_number
 from sda.locks import LOCK, Lock
-from sda.safe_files import read_npz
+from sda.safe_files import printable, read_npz
 from sda.training.rows import pieces
 
 # The header of a checkpoint: this, the version of the format, and the SHA-256 of what follows.
@@ -208,7 +208,7 @@ class Checkpoints:
         if changed:
             warnings.warn(
                 "The run was begun with other versions, so its result may differ in the last bits: "
-                f"{', '.join(changed)}.",
+                f"{printable(', '.join(changed))}.",
                 stacklevel=5,
             )
 
@@ -481,7 +481,7 @@ def differences(there, here):
         if name not in here or name not in there or here[name] != there[name]
     ]
     more = f", and {len(differing) - 5} more" if len(differing) > 5 else ""
-    return ", ".join(differing[:5]) + more
+    return printable(", ".join(differing[:5]) + more)
 
 
 def _short(settings, name):
@@ -869,7 +869,7 @@ def _unpacked(content):
     except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(
             "Expected checkpoints that keras-sda has written. Received: one with "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {printable(error)}"
         ) from error
 
 
