@@ -24,7 +24,7 @@ from sda import processes
 from sda.checkpoints.identity import differences, stateful, versions
 from sda.checks import check_number
 from sda.locks import LOCK, Lock
-from sda.safe_files import read_npz
+from sda.safe_files import printable, read_npz
 
 # The header of a checkpoint: this, the version of the format, and the SHA-256 of what follows.
 MAGIC = b"sda-checkpoint"
@@ -203,7 +203,7 @@ class Checkpoints:
         if changed:
             warnings.warn(
                 "The run was begun with other versions, so its result may differ in the last bits: "
-                f"{', '.join(changed)}.",
+                f"{printable(', '.join(changed))}.",
                 stacklevel=5,
             )
 
@@ -597,7 +597,7 @@ def _unpacked(content):
     except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(
             "Expected checkpoints that keras-sda has written. Received: one with "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {printable(error)}"
         ) from error
 
 

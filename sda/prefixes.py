@@ -15,6 +15,7 @@ from sda import checkpoint, preprocessing
 from sda.checkpoints import identity
 from sda.checks import check_count
 from sda.locks import Lock, alone
+from sda.safe_files import printable
 
 SUFFIX = ".layer"
 # What a process that was killed had begun to write: the address, and a random name.
@@ -144,7 +145,8 @@ class PrefixStore:
             problem = _problem(saved, settings, variables)
         if problem:
             warnings.warn(
-                f"The layer {str(path)!r} is not used, and trained again: {problem}.", stacklevel=2
+                f"The layer {str(path)!r} is not used, and trained again: {printable(problem)}.",
+                stacklevel=2,
             )
             return None
         with contextlib.suppress(OSError):  # a folder that may only be read

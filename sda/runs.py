@@ -198,7 +198,9 @@ class Phase:
             )
 
     def _clear(self):
-        """Delete what processes that were killed had begun to write."""
+        """Delete what processes that were killed had begun to write; refuse what leads away."""
+        if self.checkpoints.is_symlink():
+            raise _damaged(self.checkpoints, "a link")
         for path in leftovers(self.path):
             path.unlink(missing_ok=True)
         for path in self.run.glob(".*.tmp"):

@@ -77,6 +77,18 @@ def _as_typed(name, value, path):
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _typed(ctx, param, value, path):
+    """Return what an option makes of a run's setting; raise `Damaged` if it refuses it."""
+    from sda.safe_files import Damaged
+
+    try:
+        return param.type_cast_value(ctx, _as_typed(param.name, value, path))
+    except click.ClickException as error:
+        raise Damaged(
+            f"Expected {path} to be as a run left it. Received: {error.format_message()}"
+        ) from error
+
+
 class PerLayer(click.ParamType):
     """One value for all layers, or one a layer, with commas between them.
 
@@ -246,7 +258,12 @@ def asked(ctx, phase, resume):
                 f"Expected a run that is carried on to keep its settings, `{name}` {there!r}. "
                 f"Received: {value!r}"
             )
-    return {**settings, **phase.settings}
+    there = phase.settings
+    for param in ctx.command.params:
+        if param.name in there:
+            path = phase.path / "settings.toml"
+            there[param.name] = _typed(ctx, param, there[param.name], path)
+    return {**settings, **there}
 
 
 def verbosity(quiet):

@@ -26,6 +26,7 @@ from sda.checkpoints.code import (
     is_installed,
     items_of,
 )
+from sda.safe_files import printable
 from sda.training.rows import pieces
 
 # Entries of a variable that are kept beside its digest, and how near they have to be.
@@ -225,7 +226,7 @@ def differences(there, here):
         if name not in here or name not in there or here[name] != there[name]
     ]
     more = f", and {len(differing) - 5} more" if len(differing) > 5 else ""
-    return ", ".join(differing[:5]) + more
+    return printable(", ".join(differing[:5]) + more)
 
 
 def address(settings):

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import warnings
 
@@ -333,6 +334,32 @@ def test_an_odd_file_of_a_run_is_one_line(mine, trained, name, content):
     assert len(result.stderr) < 400
     assert "hunter2" not in result.stderr
     assert not pathlib.Path("run/report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "units = 1e308",
+        "units = true",
+        "units = []",
+        'noise = "a"',
+        "noise = [1]",
+        "seed = -1",
+        "epochs = []",
+    ],
+)
+def test_a_run_with_odd_settings_is_not_carried_on(mine, trained, line):
+    text = pathlib.Path(trained, "run/pretrain/settings.toml").read_text()
+    name = line.partition(" ")[0]
+    damage(trained, "settings.toml", re.sub(rf"(?ms)^{name} = .*?$(?!\n    |\n\])", line, text))
+    record = json.loads(pathlib.Path("run/pretrain/run.json").read_text())
+    runs.write_json(pathlib.Path("run/pretrain/run.json"), {**record, "status": "stopped"})
+    result = run("pretrain", "--out", "run", "--resume")
+    assert result.exit_code == 2
+    assert f"settings.toml to be as a run left it. Received: Invalid value for '--{name}'" in (
+        result.stderr
+    )
+    assert result.stderr.count("\n") == 1
 
 
 def test_a_report_is_not_much_larger_than_its_run(mine, trained):
