@@ -22,6 +22,7 @@ from sda.sweep import report, space, trial, workers
 from sda.sweep.space import Range
 from sda.sweep.studies import (
     ATTEMPTS,
+    check_sampler,
     claim,
     counted,
     facts_of,
@@ -139,6 +140,7 @@ class Sweep:
         self._made_sampler = make("samplers", sampler if self.is_drawn else "random", self.seed)
         self._made_pruner = make("pruners", "nop" if pruner is None else pruner)
         self._plan = self._planned()
+        self._is_open = False
         self._check_values()
 
     @property
@@ -391,6 +393,8 @@ class Sweep:
                 pruner=self._made_pruner,
                 load_if_exists=True,
             )
+            if not self._is_open:
+                check_sampler(self._made_sampler, self.storage, study)
             there = study.user_attrs.get("settings")
             if there is None:
                 study.set_user_attr("settings", settings)
@@ -402,6 +406,7 @@ class Sweep:
                         f"{differing}; path={str(self.path)!r}, name={self.name!r}. Nothing was "
                         "changed: use another folder"
                     )
+        self._is_open = True
         if self.is_drawn and study.get_trials():
             # Who joins does not repeat what the first one draws.
             study.sampler.reseed_rng()

@@ -1,13 +1,19 @@
 """What the sweep asks of Optuna: samplers, pruners, storages, and the state of trials."""
 
 import contextlib
+import os
+import re
 import secrets
+import sqlite3
 import time
 
+from sda.safe_files import refusal
 from sda.seeding import spawn
 
 # A point of a sweep at which so many workers died is left alone.
 ATTEMPTS = 10
+# What SQLite would compute at each row that is written, and Optuna never asks for.
+COMPUTED = re.compile(r"\b(DEFAULT|GENERATED|VIRTUAL|USING|COLLATE)\b", re.IGNORECASE)
 
 
 def load_optuna():
@@ -79,6 +85,8 @@ def open_storage(storage, path):
     if storage.startswith("journal:"):
         backend = optuna.storages.journal.JournalFileBackend(storage.removeprefix("journal:"))
         return optuna.storages.JournalStorage(backend)
+    if storage.startswith("sqlite:"):
+        _check_schema(storage)
     # Workers that write at the same time wait for each other.
     patience = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite:") else {}
     from sqlalchemy.exc import IntegrityError, ProgrammingError
@@ -91,6 +99,52 @@ def open_storage(storage, path):
             if seconds is None:
                 raise
             time.sleep(seconds)
+
+
+def _check_schema(storage):
+    """Raise `ValueError` if an SQLite file has more than tables and indices.
+
+    A trigger, or a column that is computed, could do anything at a row that is written, such as to
+    fill the disk.
+    """
+    from sqlalchemy import make_url
+
+    path = make_url(storage).database
+    if not path or path == ":memory:" or not os.path.exists(path):
+        return
+    if not os.path.isfile(path):
+        raise refusal("storage", "a file of SQLite", f"{path}, no regular file")
+    # What is no database is for Optuna to say.
+    with (
+        contextlib.suppress(sqlite3.DatabaseError),
+        contextlib.closing(sqlite3.connect(path, timeout=60)) as connection,
+    ):
+        for kind, name, text in connection.execute("SELECT type, name, sql FROM sqlite_master"):
+            if kind not in ("table", "index") or COMPUTED.search(text or ""):
+                raise refusal("storage", "the tables that Optuna makes", f"the {kind} {name!r}")
+
+
+def check_sampler(sampler, storage, study):
+    """Raise `ValueError` if a sampler would run what others may have left in the storage.
+
+    Optuna's CMA-ES keeps its state there as a pickle, and a pickle is code.
+
+    Args:
+        sampler: Optuna's sampler.
+        storage: What was asked for as such: None for a file in the sweep's own folder.
+        study: The study, as it is before this process does anything.
+    """
+    optuna = load_optuna()
+    if not isinstance(sampler, optuna.samplers.CmaEsSampler):
+        return
+    mine = storage is None or isinstance(storage, optuna.storages.InMemoryStorage)
+    if not mine or study.get_trials(deepcopy=False):
+        raise refusal(
+            "sampler",
+            "one that keeps no pickles in the storage, such as tpe, except of the one worker of a "
+            "new sweep in a folder of its own",
+            f"CmaEsSampler with {'trials of another process' if mine else 'another storage'}",
+        )
 
 
 def claim(study, point, params, distributions, worker):
