@@ -396,8 +396,17 @@ def check_dataset(dataset, name):
             )
         if dataset.name:
             find(dataset.file, dataset.name, name)
+        _check_type(dataset, name)
         check_storage(dataset, name)
     except BROKEN_H5 as error:
+        raise _bad_dataset(name, error) from error
+
+
+def _check_type(dataset, name):
+    try:
+        return dataset.dtype
+    # What NumPy has nothing like.
+    except (TypeError, ValueError) as error:
         raise _bad_dataset(name, error) from error
 
 
@@ -523,7 +532,7 @@ def _check_members(file, content, root, path):
                 groups.append(child)
                 continue
             # Keras stores bfloat16 as bytes without a meaning: kind V.
-            plain = isinstance(child, h5py.Dataset) and child.dtype.kind in "fiubV"
+            plain = isinstance(child, h5py.Dataset) and _check_type(child, "path").kind in "fiubV"
             if not plain or child.dtype.hasobject or child.shape is None:
                 raise _bad_h5(path, f"{child!r} at {child.name}")
             check_storage(child, "path")

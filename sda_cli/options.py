@@ -8,6 +8,8 @@ import tomllib
 import click
 from click.core import ParameterSource
 
+# Bytes that a file of settings may have.
+TEXT_BYTES = 2**24
 # How a run is done, not what: never written to its settings.
 CONTROLS = {"config", "debug", "help", "out", "overwrite", "quiet", "resume", "run"}
 
@@ -40,9 +42,8 @@ def _configure(ctx, _, path):
     if path is None:
         return
     try:
-        with open(path, "rb") as file:
-            settings = tomllib.load(file)
-    except (OSError, ValueError) as error:
+        settings = tomllib.loads(_read(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise click.ClickException(f"{path} is no TOML file: {error}") from error
     known = {p.name for p in ctx.command.params if isinstance(p, click.Option)} - CONTROLS
     settings = {name.replace("-", "_"): value for name, value in settings.items()}
@@ -52,6 +53,17 @@ def _configure(ctx, _, path):
             f"Expected {path} to hold {', '.join(sorted(known))}. Received: {', '.join(unknown)}"
         )
     ctx.default_map = {name: _as_typed(name, value, path) for name, value in settings.items()}
+
+
+def _read(path):
+    """Return the text of a regular file, and no more than settings are: a device has no end."""
+    if not os.path.isfile(path):
+        raise ValueError("no regular file")
+    with open(path, "rb") as file:
+        content = file.read(TEXT_BYTES + 1)
+    if len(content) > TEXT_BYTES:
+        raise ValueError(f"more than {TEXT_BYTES} bytes")
+    return content.decode()
 
 
 def _as_typed(name, value, path):
@@ -129,7 +141,7 @@ def choose_backend(ctx, _, name):
 def use_backend_of(run, phase):
     """Have Keras use the backend that a phase of a run was begun with."""
     try:
-        settings = tomllib.loads((pathlib.Path(run) / phase / "settings.toml").read_text("utf-8"))
+        settings = tomllib.loads(_read(pathlib.Path(run) / phase / "settings.toml"))
     # What is wrong with the run is said by whoever reads it in earnest.
     except (OSError, ValueError):
         return
