@@ -180,7 +180,7 @@ def _read(copy, path):
             if members[CONFIG].file_size > CONFIG_BYTES:
                 raise _bad_model(path, f"{members[CONFIG].file_size} bytes of config")
             config, weights = archive.read(CONFIG), archive.read(WEIGHTS)
-    except BROKEN_ZIP as error:
+    except (*BROKEN_ZIP, OSError) as error:
         raise _bad_model(path, error) from error
     values, size = check_h5(io.BytesIO(weights), path)
     made, stored = size + sum(m.file_size for m in members.values()), os.path.getsize(copy)

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import html
 import io
+import itertools
 import math
 import os
 import pathlib
@@ -41,7 +42,15 @@ BROKEN_H5 = (OSError, KeyError, RuntimeError, UnicodeError, struct.error)
 # have. HDF5 crashes on damage to the heaps that these lead to.
 CONTINUATION, NEWER = 0x10, {0x02, 0x06, 0x0A, 0x15}
 # What the readers of Python and NumPy raise where a file is broken.
-BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OverflowError)
+BROKEN_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    OverflowError,
+    UnicodeError,
+)
 BROKEN_HEADER = (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError)
 
 
@@ -419,8 +428,17 @@ def check_dataset(dataset, name):
             )
         if dataset.name:
             find(dataset.file, dataset.name, name)
+        _check_type(dataset, name)
         check_storage(dataset, name)
     except BROKEN_H5 as error:
+        raise _bad_dataset(name, error) from error
+
+
+def _check_type(dataset, name):
+    try:
+        return dataset.dtype
+    # What NumPy has nothing like.
+    except (TypeError, ValueError) as error:
         raise _bad_dataset(name, error) from error
 
 
@@ -445,6 +463,56 @@ def check_storage(dataset, name):
             name, f"shape {dataset.shape} of {dataset.dtype} in chunks {dataset.chunks}, "
             f"of which the file holds {stored} bytes",
         )  # fmt: skip
+
+
+def check_chunks(dataset, band, name):
+    """Raise `ValueError` unless chunks unpack to what they are said to hold.
+
+    HDF5 takes it for granted: from a shorter one it reads on, in what else the process has in
+    memory.
+
+    Args:
+        dataset: An `h5py.Dataset` in chunks.
+        band: Integer, which chunks, counted along the first axis.
+        name: What to call the dataset in the message.
+    """
+    size = math.prod(dataset.chunks) * dataset.id.get_type().get_size()
+    filters = _filters(dataset)
+    starts = [range(0, *pair) for pair in zip(dataset.shape, dataset.chunks, strict=True)]
+    for start in itertools.product([band * dataset.chunks[0]], *starts[1:]):
+        info = dataset.id.get_chunk_info_by_coord(start)
+        if info.byte_offset is None:
+            continue  # Nobody wrote it.
+        applied = [f for i, f in enumerate(filters) if not info.filter_mask >> i & 1]
+        found = info.size - 4 * applied.count(h5py.h5z.FILTER_FLETCHER32)
+        # What cannot be compressed is stored as it is, or slightly longer.
+        if COMPRESSIONS & set(applied) and 0 < info.size <= 2 * size + 64:
+            found = _unpacked(dataset.id.read_direct_chunk(start)[1], applied, size)
+        if found != size:
+            raise _bad_dataset(name, f"a chunk at {start} of {found} bytes, not {size}")
+
+
+def _unpacked(chunk, applied, size):
+    """Return how many bytes a chunk becomes, or more than `size`."""
+    at = next(i for i, f in enumerate(applied) if f in COMPRESSIONS)
+    sums = [4 * part.count(h5py.h5z.FILTER_FLETCHER32) for part in (applied[:at], applied[at:])]
+    chunk = chunk[: len(chunk) - sums[1]]
+    if applied[at] == h5py.h5z.FILTER_DEFLATE:
+        try:
+            return len(zlib.decompressobj().decompress(chunk, size + sums[0] + 1)) - sums[0]
+        except zlib.error as error:
+            raise OSError(error) from error
+    length = i = 0
+    while i < len(chunk):
+        # A run of literals, or a copy of what went before, by LZF's control bytes.
+        control = chunk[i]
+        if control < 32:
+            length, i = length + control + 1, i + control + 2
+        else:
+            is_long = control >> 5 == 7
+            more = chunk[i + 1 : i + 2][0] if is_long and i + 1 < len(chunk) else 0
+            length, i = length + (control >> 5) + 2 + more, i + 2 + is_long
+    return length - sums[0]
 
 
 def _filters(dataset):
@@ -496,7 +564,7 @@ def _check_members(file, content, root, path):
                 groups.append(child)
                 continue
             # Keras stores bfloat16 as bytes without a meaning: kind V.
-            plain = isinstance(child, h5py.Dataset) and child.dtype.kind in "fiubV"
+            plain = isinstance(child, h5py.Dataset) and _check_type(child, "path").kind in "fiubV"
             if not plain or child.dtype.hasobject or child.shape is None:
                 raise _bad_h5(path, f"{child!r} at {child.name}")
             check_storage(child, "path")

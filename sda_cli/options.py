@@ -9,6 +9,8 @@ import tomllib
 import click
 from click.core import ParameterSource
 
+# Bytes that a file of settings may have.
+TEXT_BYTES = 2**24
 # How a run is done, not what: never written to its settings.
 CONTROLS = {"config", "debug", "help", "out", "overwrite", "quiet", "resume", "run"}
 
@@ -41,7 +43,7 @@ def _configure(ctx, _, path):
     if path is None:
         return
     try:
-        settings = _read_toml(path)
+        settings = tomllib.loads(_read(path))
     except (OSError, ValueError, RecursionError) as error:
         # Where it is wrong, and nothing that is there.
         place = re.search(r"\(at [^()]*\)$", str(error))
@@ -57,12 +59,15 @@ def _configure(ctx, _, path):
     ctx.default_map = {name: _as_typed(name, value, path) for name, value in settings.items()}
 
 
-def _read_toml(path):
-    """Return what is in a TOML file that is a regular one, and not too large for settings."""
-    if not os.path.isfile(path) or os.path.getsize(path) > 2**20:
-        raise ValueError(path)
+def _read(path):
+    """Return the text of a regular file, and no more than settings are: a device has no end."""
+    if not os.path.isfile(path):
+        raise ValueError("no regular file")
     with open(path, "rb") as file:
-        return tomllib.load(file)
+        content = file.read(TEXT_BYTES + 1)
+    if len(content) > TEXT_BYTES:
+        raise ValueError(f"more than {TEXT_BYTES} bytes")
+    return content.decode()
 
 
 def _as_typed(name, value, path):
@@ -152,7 +157,8 @@ def choose_backend(ctx, _, name):
 def use_backend_of(run, phase):
     """Have Keras use the backend that a phase of a run was begun with."""
     try:
-        name = _read_toml(pathlib.Path(run) / phase / "settings.toml").get("backend")
+        text = _read(pathlib.Path(run) / phase / "settings.toml")
+        name = tomllib.loads(text).get("backend")
     # What is wrong with the run is said by whoever reads it in earnest.
     except (OSError, ValueError, RecursionError):
         return

@@ -335,6 +335,9 @@ def test_near_rows_of_a_dataset_that_is_not_mapped_are_read_in_spans(tmp, settin
                 read.append(index)
                 return dataset[index]
 
+            def __getattr__(self, name):
+                return getattr(dataset, name)
+
         source.dataset = Counted()
         window = np.concatenate([np.arange(a, a + 200) for a in (2800, 0, 900, 1100)])
         for share, most in ((1.0, 3), (0.5, 5)):

@@ -187,6 +187,29 @@ def test_an_index_with_a_name_is_a_column_of_parquet():
     assert open_source("some.parquet").x.shape == (6, 7)
 
 
+def test_a_table_is_bounded_before_it_is_read(monkeypatch):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    monkeypatch.setattr(sda.safe_files, "SMALL", 10**6)
+    rows = np.zeros(10**6)
+    pandas.DataFrame({"a": rows, "b": rows}).to_parquet("zeros.parquet", compression="zstd")
+    pandas.DataFrame({"a": ["long" * 10**3] * 10**4}).to_parquet("words.parquet")
+    pandas.DataFrame({"a": [[1.0, 2.0]] * 3}).to_parquet("lists.parquet")
+    with open("wide.csv", "w") as file:
+        file.write(",".join(map(str, range(2**16 + 1))) + "\n")
+    for name, said in (
+        ("zeros.parquet", "16000000 bytes out of"),
+        ("lists.parquet", "several values a row"),
+        ("wide.csv", "65537 columns, more than 65536"),
+    ):
+        with pytest.raises(ValueError, match=f"^Expected `path` to be a .*{said}"):
+            open_source(name)
+    # Words that are repeated are held once, not 10,000 times.
+    words = tables.column(tables.read_table("words.parquet"), "a", "words.parquet")
+    assert len({id(word) for word in words}) == 1
+    assert len(words[0]) == 4 * 10**3
+
+
 def test_read_takes_tables():
     frame(label=Y).to_csv("table.csv", index=False)
     assert sda.datasets.read("table.csv").shape == (12, 7)

@@ -1,6 +1,10 @@
 """The `.amat` text format: a row of numbers an example, its label last."""
 
+import io
+
 import numpy as np
+
+from sda.safe_files import open_plain
 
 
 def read_amat(path, rows, features, classes):
@@ -24,7 +28,7 @@ def read_amat(path, rows, features, classes):
     >>> x, y = read_amat("convex_train.amat", rows=8000, features=784, classes=2)
     """
     try:
-        with open(path) as file:
+        with io.TextIOWrapper(open_plain(path)) as file:
             table = np.loadtxt(file, dtype="float32", ndmin=2)
     except ValueError as error:
         raise _malformed(path, rows, features, classes, error) from error

@@ -6,6 +6,8 @@ import zlib
 
 import numpy as np
 
+from sda.safe_files import open_plain
+
 UNSIGNED_BYTE = 0x08
 
 
@@ -32,7 +34,7 @@ def read_idx(path, shape):
     expected = struct.pack(f">HBB{len(shape)}I", 0, UNSIGNED_BYTE, len(shape), *shape)
     size = int(np.prod(shape))
     try:
-        with gzip.open(path, "rb") as file:
+        with open_plain(path) as packed, gzip.open(packed) as file:
             header = file.read(len(expected))
             if header != expected:
                 raise _malformed(path, shape, f"the header {header.hex()}, not {expected.hex()}")

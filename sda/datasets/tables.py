@@ -2,12 +2,18 @@
 
 import csv
 import importlib
+import io
+import os
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
+from sda.safe_files import NUMBERS, is_bomb, open_plain
+
 SUFFIXES = (".csv", ".parquet")
+# pandas takes kilobytes for each, of which the file may have two.
+MOST_COLUMNS = 2**16
 
 
 def read_table(path):
@@ -17,53 +23,87 @@ def read_table(path):
 
     Raises:
         ValueError: The file is not what its suffix says, has columns without a name or two of one
-            name, or a line of a `.csv` file has more or fewer values than the header.
+            name, a line of a `.csv` file has more or fewer values than the header, or a `.parquet`
+            file would become 1000 times its size and more than 64 MiB.
         ImportError: `pandas`, or for `.parquet` `pyarrow`, is not installed.
     """
     path = Path(path)
     pandas = require("pandas")
     is_csv = path.suffix.lower() == ".csv"
-    if not is_csv:
-        require("pyarrow")
+    parquet = None if is_csv else require("pyarrow.parquet")
+    file = open_plain(path)
     try:
         if is_csv:
-            _check_lines(path)
-            frame = pandas.read_csv(path, index_col=False)
+            _check_lines(file)
+            file.seek(0)
+            frame = pandas.read_csv(file, index_col=False)
         else:
-            frame = pandas.read_parquet(path, engine="pyarrow")
+            frame = _read_parquet(parquet, file)
             named = [name for name in frame.index.names if name is not None]
             frame = frame.reset_index(level=named) if named else frame
             _check_names([str(name) for name in frame.columns])
         return frame
-    except (ImportError, FileNotFoundError):
+    except ImportError:
         raise
     # What a reader makes of a file of another kind may be anything: OSError, ValueError, KeyError.
     except Exception as error:
         raise ValueError(
             f"Expected `path` to be a {path.suffix} table. Received: path={path}: {error}"
         ) from error
+    finally:
+        file.close()
 
 
-def _check_lines(path):
+def _read_parquet(parquet, file):
+    """Returns the `pandas.DataFrame` in an open file, of which the size is known before.
+
+    Words stay numbers of a dictionary: a long one that is repeated takes no memory.
+    """
+    there = parquet.ParquetFile(file)
+    columns = [there.schema.column(i) for i in range(there.metadata.num_columns)]
+    for column in columns:
+        if column.path != column.name or column.max_repetition_level:
+            raise ValueError(f"column {column.path!r} has several values a row")
+    _check_count(len(columns))
+    groups = [there.metadata.row_group(i) for i in range(there.metadata.num_row_groups)]
+    made = max(
+        sum(group.total_byte_size for group in groups), 8 * there.metadata.num_rows * len(columns)
+    )
+    stored = os.fstat(file.fileno()).st_size
+    if is_bomb(made, stored):
+        raise ValueError(f"{made} bytes out of {stored}")
+    words = [column.name for column in columns if column.physical_type == "BYTE_ARRAY"]
+    table = parquet.ParquetFile(file, read_dictionary=words).read(use_pandas_metadata=True)
+    return table.to_pandas()
+
+
+def _check_count(columns):
+    if columns > MOST_COLUMNS:
+        raise ValueError(f"{columns} columns, more than {MOST_COLUMNS}")
+
+
+def _check_lines(file):
     """Raises `ValueError` unless each line has as many values as the header has names.
 
     pandas would take the first column of longer lines for an index, and fill up shorter ones.
     """
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        lines = csv.reader(file)
-        header = next((line for line in lines if not _is_blank(line)), [])
-        _check_names(header)
-        gap = None
-        for line in lines:
-            if _is_blank(line):
-                gap = lines.line_num
-            elif len(line) != len(header):
-                raise ValueError(
-                    f"line {lines.line_num} has {len(line)} values, the header {len(header)} names"
-                )
-            elif gap is not None and len(header) == 1:
-                # pandas leaves blank lines out: here that would be a row.
-                raise ValueError(f"line {gap} has no value")
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    lines = csv.reader(text)
+    header = next((line for line in lines if not _is_blank(line)), [])
+    _check_count(len(header))
+    _check_names(header)
+    gap = None
+    for line in lines:
+        if _is_blank(line):
+            gap = lines.line_num
+        elif len(line) != len(header):
+            raise ValueError(
+                f"line {lines.line_num} has {len(line)} values, the header {len(header)} names"
+            )
+        elif gap is not None and len(header) == 1:
+            # pandas leaves blank lines out: here that would be a row.
+            raise ValueError(f"line {gap} has no value")
+    text.detach()
 
 
 def _is_blank(line):
@@ -92,7 +132,12 @@ def column(frame, name, path):
             f"Expected `name` to be a column of {path}: {sorted(map(str, frame.columns))}. "
             f"Received: name={name!r}"
         )
-    return frame[name].to_numpy()
+    values = frame[name]
+    if values.dtype == "category" and values.cat.categories.dtype.kind not in NUMBERS:
+        # Each word once; pandas would copy it for each row.
+        words = np.array([*values.cat.categories, np.nan], dtype=object)
+        return words[values.cat.codes.to_numpy()]
+    return values.to_numpy()
 
 
 def numbers(frame, path):

@@ -25,6 +25,7 @@ from sda.sweep.space import Range
 from sda.sweep.studies import (
     ATTEMPTS,
     DATABASE,
+    check_sampler,
     claim,
     counted,
     facts_of,
@@ -146,6 +147,7 @@ class Sweep:
         self._made_sampler = make("samplers", sampler if self.is_drawn else "random", self.seed)
         self._made_pruner = make("pruners", "nop" if pruner is None else pruner)
         self._plan = self._planned()
+        self._is_open = False
         self._check_values()
 
     @property
@@ -440,6 +442,8 @@ class Sweep:
                 pruner=self._made_pruner,
                 load_if_exists=True,
             )
+            if not self._is_open:
+                check_sampler(self._made_sampler, self.storage, study)
             there = study.user_attrs.get("settings")
             begun = len(study.get_trials())
             if there is None:
@@ -458,6 +462,7 @@ class Sweep:
                         f"{differing}; path={str(self.path)!r}, name={self.name!r}. Nothing was "
                         "changed: use another folder"
                     )
+        self._is_open = True
         if self.is_drawn and begun:
             # Who joins does not repeat what the first one draws.
             study.sampler.reseed_rng()

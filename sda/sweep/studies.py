@@ -5,9 +5,10 @@ import json
 import os
 import re
 import secrets
+import sqlite3
 import time
 
-from sda.safe_files import Damaged, printable
+from sda.safe_files import Damaged, printable, refusal
 from sda.seeding import spawn
 
 # The SQLite file in a sweep's folder.
@@ -15,6 +16,8 @@ DATABASE = "sweep.db"
 
 # A point of a sweep at which so many workers died is left alone.
 ATTEMPTS = 10
+# What SQLite would compute at each row that is written, and Optuna never asks for.
+COMPUTED = re.compile(r"\b(DEFAULT|GENERATED|VIRTUAL|USING|COLLATE)\b", re.IGNORECASE)
 
 
 def load_optuna():
@@ -85,6 +88,8 @@ def open_storage(storage, path):
         storage = _address(path / DATABASE)
     if storage.startswith("journal:"):
         return optuna.storages.JournalStorage(_journal(storage.removeprefix("journal:")))
+    if storage.startswith("sqlite:"):
+        _check_schema(storage)
     # Workers that write at the same time wait for each other.
     patience = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite:") else {}
     from sqlalchemy.exc import IntegrityError, ProgrammingError
@@ -188,6 +193,52 @@ def reading(storage):
 def _shown(storage):
     """Return a storage as text, without the password that its address may have."""
     return re.sub(r"://[^@/]*@", "://…@", storage) if isinstance(storage, str) else repr(storage)
+
+
+def _check_schema(storage):
+    """Raise `ValueError` if an SQLite file has more than tables and indices.
+
+    A trigger, or a column that is computed, could do anything at a row that is written, such as to
+    fill the disk.
+    """
+    from sqlalchemy import make_url
+
+    path = make_url(storage).database
+    if not path or path == ":memory:" or not os.path.exists(path):
+        return
+    if not os.path.isfile(path):
+        raise refusal("storage", "a file of SQLite", f"{path}, no regular file")
+    # What is no database is for Optuna to say.
+    with (
+        contextlib.suppress(sqlite3.DatabaseError),
+        contextlib.closing(sqlite3.connect(path, timeout=60)) as connection,
+    ):
+        for kind, name, text in connection.execute("SELECT type, name, sql FROM sqlite_master"):
+            if kind not in ("table", "index") or COMPUTED.search(text or ""):
+                raise refusal("storage", "the tables that Optuna makes", f"the {kind} {name!r}")
+
+
+def check_sampler(sampler, storage, study):
+    """Raise `ValueError` if a sampler would run what others may have left in the storage.
+
+    Optuna's CMA-ES keeps its state there as a pickle, and a pickle is code.
+
+    Args:
+        sampler: Optuna's sampler.
+        storage: What was asked for as such: None for a file in the sweep's own folder.
+        study: The study, as it is before this process does anything.
+    """
+    optuna = load_optuna()
+    if not isinstance(sampler, optuna.samplers.CmaEsSampler):
+        return
+    mine = storage is None or isinstance(storage, optuna.storages.InMemoryStorage)
+    if not mine or study.get_trials(deepcopy=False):
+        raise refusal(
+            "sampler",
+            "one that keeps no pickles in the storage, such as tpe, except of the one worker of a "
+            "new sweep in a folder of its own",
+            f"CmaEsSampler with {'trials of another process' if mine else 'another storage'}",
+        )
 
 
 def claim(study, point, params, distributions, worker):

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops, tree
 
 from sda import seeding
-from sda.safe_files import BROKEN_H5, NUMBERS, check_dataset
+from sda.safe_files import BROKEN_H5, NUMBERS, check_chunks, check_dataset
 from sda.training.ahead import ahead
 from sda.training.mapped import GAP, MappedRows
 from sda.training.scratch import Scratch
@@ -32,6 +32,7 @@ class H5Rows:
         self.shape = dataset.shape
         self.dtype = dataset.dtype
         self._map = None
+        self._checked = set()
         offset = dataset.id.get_offset()
         if offset is not None and self.dtype.isnative and dataset.file.driver == "sec2":
             # What is still in HDF5's buffers is not in the file yet.
@@ -65,6 +66,9 @@ class H5Rows:
             return self._map[rows]
         try:
             if isinstance(rows, slice):
+                there = range(*rows.indices(len(self)))
+                if there:
+                    self._check(np.array([min(there), max(there)]), between=True)
                 return self.dataset[rows]
             return self._picked(*np.unique(rows, return_inverse=True))
         except BROKEN_H5 as error:
@@ -77,14 +81,25 @@ class H5Rows:
         """Return the increasing `rows`, each where `places` has its number."""
         spans = np.split(rows, np.flatnonzero(np.diff(rows) > GAP) + 1)
         if GAP * len(spans) > len(rows):
+            self._check(rows)
             return self.dataset[rows][places]
         # Much faster than a list of rows, and what lies between them is little.
         picked, done = np.empty((len(rows), *self.shape[1:]), self.dtype), 0
         for span in spans:
+            self._check(span[[0, -1]], between=True)
             read = self.dataset[span[0] : span[-1] + 1]
             picked[done : done + len(span)] = read[span - span[0]]
             done += len(span)
         return picked[places]
+
+    def _check(self, rows, between=False):
+        """Check the chunks that hold increasing `rows`, the first time that these are read."""
+        if self.dataset.chunks and len(rows):
+            bands = np.unique(rows // self.dataset.chunks[0]).tolist()
+            bands = range(bands[0], bands[-1] + 1) if between else bands
+            for band in set(bands) - self._checked:
+                check_chunks(self.dataset, band, "x")
+                self._checked.add(band)
 
 
 def as_rows(x, name="x", scratch=None):

@@ -18,6 +18,7 @@ import pickle
 import struct
 import tempfile
 import zipfile
+import zlib
 
 import h5py
 import keras
@@ -701,6 +702,16 @@ def filtered_data(*filters):
     return build
 
 
+def chunk_of(content, mask=0, **filters):
+    """A dataset whose only chunk, of 80 bytes, is something else."""
+
+    def build(ground, file):
+        x = file.create_dataset("x", (5, 4), "float32", chunks=(5, 4), **filters)
+        x.id.write_direct_chunk((0, 0), content, mask)
+
+    return build
+
+
 def many_rows(ground, file):
     file.create_dataset("x", (HUGE, 4), "float32", chunks=(1000, 4), compression="gzip")
 
@@ -755,6 +766,23 @@ HDF5_DATA = {
     "two kinds of compression": (data(filtered_data((1, 9), (32000,))), "multiply"),
     "scale-offset": (data(filtered_data((6, 2, 0))), r"\[6\]"),
     "N-bit": (data(filtered_data((5,))), r"\[5\]"),
+    "a chunk that is too short": (
+        data(chunk_of(zlib.compress(bytes(79)), compression="gzip")),
+        "of 79 bytes, not 80",
+    ),
+    "a chunk that is too long": (
+        data(chunk_of(zlib.compress(bytes(200)), compression="gzip")),
+        "of 81 bytes, not 80",
+    ),
+    "a short chunk that is not compressed": (
+        data(chunk_of(bytes(79), 2, compression="gzip", shuffle=True)),
+        "of 79 bytes, not 80",
+    ),
+    "a short chunk of LZF": (
+        data(chunk_of(b"\0a\xe0\x44\0", compression="lzf")),
+        "of 78 bytes, not 80",
+    ),
+    "a chunk that is no DEFLATE": (data(chunk_of(bytes(80), compression="gzip")), "Error -3"),
     "rows without end": (data(many_rows), "of which the file holds 0 bytes"),
     "a row without end": (data(wide_rows), "of which the file holds 0 bytes"),
     "rows that nobody wrote": (data(unwritten_rows), "of which the file holds 0 bytes"),

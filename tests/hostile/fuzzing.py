@@ -1,4 +1,4 @@
-"""Mutated files, each read by a process of its own, which is bounded in time and in memory.
+"""Mutated files, read by child processes that are bounded in time and in memory.
 
 What `fuzz_hdf5.py` and `fuzz_models.py` share.
 """
@@ -17,8 +17,11 @@ import sys
 import tempfile
 import time
 
-SECONDS = 20
+# Of computing; and of waiting, which others on the machine may be the cause of.
+SECONDS, PATIENCE = 20, 200
 MEMORY = 2**31
+# How many files a child reads, one after the other.
+TURNS = 25
 # A reader that takes more than this of a file of some kB was fooled.
 MUCH = 2**29
 OUTCOMES = ("accepted", "refused", "unclear", "memory", "hang", "crash")
@@ -48,32 +51,38 @@ def mutated(content, draw):
     return bytes(content)
 
 
-def tried(read, path, said):
-    """Return how it ends when a child reads the file, and the bytes that it took.
+def tried(numbers, write, read, path):
+    """Yield for each number how it ends when a child reads the file that is written of it.
+
+    A child goes on to the next number for as long as it lives, up to `TURNS` of them.
 
     Args:
+        numbers: Sequence of integers.
+        write: Function of a number, which writes the file at `path`.
         read: Function of the path. A `ValueError` in the house's words is a refusal.
         path: `Path` of the file.
-        said: `Path` of a file for what else the child has to say.
+
+    Yields:
+        A number, one of `OUTCOMES`, the bytes that it took, and what else the child said.
     """
-    said.write_text("")
-    child = os.fork()
-    if not child:
-        os._exit(_read(read, path, said))
-    _, status, usage = os.wait4(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    # Linux counts what a child inherits from the beginning.
-    taken = 1024 * (usage.ru_maxrss - int(said.read_text().partition("\n")[0] or 0))
-    if code == -signal.SIGALRM:
-        return "hang", taken
-    if code < 0:
-        return "crash", taken
-    return "memory" if taken > MUCH else OUTCOMES[code], taken
+    said = path.with_name("said")
+    while numbers:
+        said.write_text("")
+        child = os.fork()
+        if not child:
+            os._exit(_read(numbers[:TURNS], write, read, path, said))
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        ended = [json.loads(line) for line in said.read_text().splitlines()]
+        yield from ended
+        numbers = numbers[len(ended) :]
+        if code and numbers:
+            hangs = code in (-signal.SIGALRM, -signal.SIGPROF)
+            yield numbers[0], "hang" if hangs else "crash", 0, f"status {code}"
+            numbers = numbers[1:]
 
 
-def _read(read, path, said):
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    said.write_text(f"{used}\n")
+def _read(numbers, write, read, path, said):
+    """What a child does. Its exit status is 0; if not, the number after the last was too much."""
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -81,16 +90,36 @@ def _read(read, path, said):
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
-    signal.alarm(SECONDS)  # which ends the process, wherever it is
+    used = _most_used()
+    for number in numbers:
+        write(number)
+        # These end the process, wherever it is.
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.alarm(PATIENCE)
+        outcome, words = _outcome(read, path)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.alarm(0)
+        taken, used = _most_used() - used, _most_used()
+        outcome = "memory" if taken > MUCH else outcome
+        with open(said, "a") as file:
+            file.write(json.dumps([number, outcome, taken, words]) + "\n")
+    return 0
+
+
+def _outcome(read, path):
     try:
         read(path)
     except BaseException as error:
         message = str(error)
         if isinstance(error, ValueError) and message.startswith("Expected "):
-            return OUTCOMES.index("refused")
-        said.write_text(f"{used}\n{type(error).__name__}: {message[:300]}")
-        return OUTCOMES.index("memory" if isinstance(error, MemoryError) else "unclear")
-    return OUTCOMES.index("accepted")
+            return "refused", ""
+        outcome = "memory" if isinstance(error, MemoryError) else "unclear"
+        return outcome, f"{type(error).__name__}: {message[:300]}"
+    return "accepted", ""
+
+
+def _most_used():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def run(description, suffix, mutate, read, versions):
@@ -118,20 +147,21 @@ def run(description, suffix, mutate, read, versions):
     start = time.monotonic()
     # Ctrl-C ends it, with the counts so far.
     with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryDirectory() as folder:
-        path, said = pathlib.Path(folder, f"file{suffix}"), pathlib.Path(folder, "said")
-        for number in numbers:
-            content = mutate(random.Random(f"{asked.seed}/{number}"))
-            path.write_bytes(content)
-            outcome, taken = tried(read, path, said)
+        path = pathlib.Path(folder, f"file{suffix}")
+
+        def write(number):
+            path.write_bytes(mutate(random.Random(f"{asked.seed}/{number}")))
+
+        for number, outcome, taken, words in tried(numbers, write, read, path):
             counts[outcome] += 1
             most = max(most, taken)
             if outcome not in ("accepted", "refused"):
-                words = said.read_text().partition("\n")[2]
                 findings.append({"mutation": number, "outcome": outcome, "words": words})
                 print(number, outcome, words, flush=True)
                 if asked.keep:
                     asked.keep.mkdir(parents=True, exist_ok=True)
-                    (asked.keep / f"{number}{suffix}").write_bytes(content)
+                    write(number)
+                    path.replace(asked.keep / f"{number}{suffix}")
     report = {
         "what": description,
         "mutations": counts.total(),

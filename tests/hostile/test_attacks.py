@@ -312,6 +312,21 @@ def test_honest_hdf5_rows_are_read(tmp_path):
         sda.datasets.read(tmp_path / "rows.h5", "plain/y")
 
 
+@pytest.mark.parametrize("values", ["random", "alike", "both"])
+@pytest.mark.parametrize("compression", ["gzip", "lzf", None])
+@pytest.mark.parametrize("more", [{}, {"shuffle": True}, {"fletcher32": True}])
+def test_honest_chunks_are_read(tmp_path, values, compression, more):
+    # LZF leaves a chunk as it is that does not shrink.
+    rows = np.random.default_rng(0).integers(256, size=(300, 40), dtype="uint8")
+    rows[{"random": slice(0), "alike": slice(None), "both": slice(50, 200)}[values]] = 7
+    with h5py.File(tmp_path / "rows.h5", "w") as file:
+        file.create_dataset("x", data=rows, chunks=(70, 30), compression=compression, **more)
+    order = np.random.default_rng(1).permutation(300)
+    for indices in (slice(None), slice(3, 90), slice(None, None, 7), order, order[:5], order[:0]):
+        read = sda.datasets.read(tmp_path / "rows.h5")
+        np.testing.assert_array_equal(read[indices], rows[indices])
+
+
 def test_what_hdf5_has_not_written_yet_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(sda.safe_files, "SMALL", 1000)
     with h5py.File(tmp_path / "rows.h5", "w") as file:

@@ -20,6 +20,8 @@ from click.testing import CliRunner
 import sda
 from sda import runs, safe_files
 from sda.datasets import writing
+from sda.datasets.amat import read_amat
+from sda.datasets.idx import read_idx
 from sda.report import charts
 from sda.runs import Phase
 from sda.safe_files import replacing
@@ -121,7 +123,9 @@ def test_a_copy_of_a_pretraining_is_of_its_own_files_and_of_one_training(mine):
     assert pathlib.Path("copy/finetune/classifier.keras").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["rows.npy", "rows.npz", "rows.h5", "rows.txt"])
+@pytest.mark.parametrize(
+    "name", ["rows.npy", "rows.npz", "rows.h5", "rows.txt", "rows.csv", "rows.parquet"]
+)
 @pytest.mark.parametrize("kind", ["fifo", "folder", "device"])
 def test_what_is_no_regular_file_is_refused_at_once(mine, name, kind):
     path = mine.parent / kind / name
@@ -132,6 +136,33 @@ def test_what_is_no_regular_file_is_refused_at_once(mine, name, kind):
         {"fifo": os.mkfifo, "folder": os.mkdir}[kind](path)
     with pytest.raises(ValueError, match="to be a regular file"):
         sda.datasets.read(path)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "device"])
+def test_settings_that_are_no_regular_file_are_refused_at_once(mine, kind):
+    path = mine.parent / "settings.toml"
+    {
+        "fifo": os.mkfifo,
+        "folder": os.mkdir,
+        "device": lambda path: path.symlink_to("/dev/zero"),
+    }[kind](path)
+    assert run("pretrain", "--out", "run", "--config", path).exit_code
+    (mine.parent / "run/pretrain").mkdir(parents=True)
+    path.rename(mine.parent / "run/pretrain/settings.toml")
+    assert run("pretrain", "--out", "run", "--resume").exit_code
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "device"])
+def test_files_of_datasets_that_are_no_regular_files_are_refused_at_once(mine, kind):
+    path = mine.parent / "file"
+    {
+        "fifo": os.mkfifo,
+        "folder": os.mkdir,
+        "device": lambda path: path.symlink_to("/dev/zero"),
+    }[kind](path)
+    for reader in (lambda: read_idx(path, (2, 2)), lambda: read_amat(path, 2, 2, 2)):
+        with pytest.raises(ValueError, match="Expected `path` to"):
+            reader()
 
 
 def test_a_live_run_is_left_alone(mine):
