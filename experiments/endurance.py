@@ -10,6 +10,10 @@ the minutes, since the long run is done again in RAM. Each part runs in a proces
   the same in RAM.
 
 Leaves `endurance.json` and `endurance.md` in the folder `--out`.
+
+With `--kills` it does something else: small runs of the backend at hand are cut off by SIGKILL and
+SIGINT at random moments, 300 times unless told otherwise, and resumed. What came of them goes to
+`results.json` and `kills.md` in the same folder, after every few; another call does what is left.
 """
 
 import argparse
@@ -31,6 +35,7 @@ import keras
 import numpy as np
 
 import sda
+from experiments import kills
 from experiments.record import circumstances, write_json
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "endurance"
@@ -378,11 +383,17 @@ def main():
     parser.add_argument("--fits", type=int, default=200)
     parser.add_argument("--rows", type=int, default=800_000, help="examples of the long run")
     parser.add_argument("--scratch", help="folder for the HDF5 file; default: that of the system")
+    parser.add_argument(
+        "--kills", type=int, nargs="?", const=300, help="kill and resume runs, this often"
+    )
     parser.add_argument("--part", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.part:
         name, settings, out = arguments.part
         write_json(out, PARTS[name](**json.loads(settings)))
+        return
+    if arguments.kills:
+        kills.kill(arguments.kills, arguments.out)
         return
     results = run(
         arguments.out, arguments.minutes, arguments.fits, arguments.rows, arguments.scratch
