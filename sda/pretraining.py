@@ -334,7 +334,7 @@ class GreedyPretrainer:
             steps.append(autoencoder.encode)
         return histories
 
-    def _trainings(self, shuffle, callbacks, feeding):
+    def _trainings(self, shuffle, callbacks, feeding=None):
         """Return how each layer is trained, as the store knows it, or None without a store."""
         if self.prefixes is None:
             return None
@@ -347,7 +347,7 @@ class GreedyPretrainer:
                 batch_size=self.batch_size[k],
                 shuffle=shuffle,
                 seed=stream(self.seed, "order", k),
-                **feeding.settings(),
+                **(feeding.settings() if feeding else {}),
                 **self._exclusions(k),
             )
             for k, made in enumerate(callbacks)
