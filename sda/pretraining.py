@@ -1,7 +1,9 @@
 """Greedy layer-wise pretraining: each dA learns the clean codes of the layers below."""
 
 import contextlib
+import dataclasses
 import datetime
+import math
 import time
 
 import keras
@@ -20,14 +22,17 @@ from sda.optimizers import exclusions, fresh
 from sda.prefixes import PrefixStore, ground, layer_settings, training_settings
 from sda.seeding import check_seed, check_shuffle, fresh_seed, stream
 from sda.stack import StackedDenoisingAutoencoder, on_arrays, per_layer
+from sda.training import validation as validating
 from sda.training.chain import denoising_chain
 from sda.training.feed import host
 from sda.training.fit import Evaluator, Trainer, check_callbacks, new_scratch
 from sda.training.rows import (
     as_rows,
     check_finite,
+    first_batches,
     in_any_order,
     is_iterated,
+    length,
     pieces,
     read_once,
 )
@@ -162,6 +167,11 @@ class GreedyPretrainer:
         validation_data=None,
         shuffle=True,
         verbose="auto",
+        validation_split=0.0,
+        validation_batch_size=None,
+        validation_freq=1,
+        steps_per_epoch=None,
+        validation_steps=None,
     ):
         """Pretrain all layers.
 
@@ -171,9 +181,11 @@ class GreedyPretrainer:
 
         Args:
             x: Unlabelled examples of shape `(n, ...)`: NumPy array, `np.memmap`, `h5py.Dataset` of
-                an open file, what `sda.datasets.read` returns, `tf.data.Dataset` or
-                `keras.utils.PyDataset` (these two are read once, to a file for temporary use if
-                they are large; of `(x, y)` batches, x is kept, and y only with `pairs`). They go
+                an open file, what `sda.datasets.read` returns, or a source of batches: a
+                `tf.data.Dataset`, `keras.utils.PyDataset`, PyTorch `DataLoader`, or a generator.
+                Sources of batches are read once, to a file for temporary use if they are large,
+                since every layer needs the rows again: what they shuffle and augment is the same
+                in all epochs. Of `(x, y)` batches, x is kept, and y only with `pairs`. Rows go
                 through the stack's `preprocessing` in every step: uint8 rows stay uint8. More than
                 1 GiB of them stay where they are, and are read in pieces, each while the one before
                 it is trained on.
@@ -184,15 +196,28 @@ class GreedyPretrainer:
                 left alone, whatever the noise in `x` did. Where the stack has a `missing`, values
                 may be missing in either: of `x` they are filled in, and what is missing in the
                 targets counts in no loss.
-            pairs: Whether the batches of a dataset are (noisy, clean) pairs. Otherwise the second
+            pairs: Whether the batches of a source are (noisy, clean) pairs. Otherwise the second
                 part of a batch is left out, as the labels that it may be.
             validation_data: Examples like `x`, or None; (noisy, clean) if there are targets, or a
-                dataset of such pairs if `pairs`. Each epoch then logs `val_loss`, the denoising
+                source of such pairs if `pairs`. Each epoch then logs `val_loss`, the denoising
                 loss under a noise that is drawn once and kept, and `val_clean_loss`, the loss
                 without the layer's own noise.
             shuffle: True for a new order of all examples in each epoch, False for none, "blocks"
                 for a new one that a disk can follow: see `sda.fit`.
             verbose: 0 silent, 1 progress bar, 2 one line an epoch, "auto" means 1.
+            validation_split: Float in [0, 1), the share of the rows that is held out for
+                validation: the last ones, before any shuffling. Ignored where there is
+                `validation_data`.
+            validation_batch_size: Integer, the examples a step of an evaluation, or None for
+                `batch_size`, and 500 at least.
+            validation_freq: Integer, the epochs from one evaluation to the next, or a list of the
+                epochs, counted from 1, that end with one.
+            steps_per_epoch: Integer, the steps of an epoch, or None for all examples; the next
+                epoch goes on where one has ended. Of a source of batches that does not say when it
+                ends, so many are read, and all of their rows are an epoch.
+            validation_steps: Integer, the steps of an evaluation, which takes the first rows, as
+                many as `validation_batch_size`, or `batch_size`, in each; of a source of batches
+                so many are read. None for all.
 
         Returns:
             List of `keras.callbacks.History`, one a layer. `loss` is what was minimised; the
@@ -218,10 +243,20 @@ class GreedyPretrainer:
         pairs = check_flag(pairs, "pairs")
         stack = self.stack
         shuffle = check_shuffle(shuffle)
+        feeding = _Feeding(
+            validation_split,
+            validation_batch_size,
+            validation_freq,
+            steps_per_epoch,
+            validation_steps,
+            self.batch_size,
+        )
         with contextlib.ExitStack() as resources:
             scratch = resources.enter_context(new_scratch())
+            x, validation_data = feeding.read(x, validation_data)
             data = self._checked_data(x, targets, pairs, scratch)
             validation = self._checked_validation(validation_data, data, pairs, scratch)
+            data, validation = feeding.split(data, validation)
             for examples in (data, validation):
                 self._check_places(examples)
             callbacks = [
@@ -243,14 +278,16 @@ class GreedyPretrainer:
                     "Expected `prefixes` to be None where several processes train together: each "
                     f"has its own time to look. Received: prefixes={self.prefixes!r}"
                 )
-            trainings = self._trainings(shuffle, callbacks)
+            trainings = self._trainings(shuffle, callbacks, feeding)
             if shuffle:
                 data = tuple(in_any_order(rows, scratch, shuffle) for rows in data)
             checkpoints = None
             if self.checkpoint_dir is not None:
                 stack._begun = identity.Begun(self.checkpoint_dir, stack._begun)
                 resources.callback(stack._begun.leave)
-                settings = self._settings(data, validation, shuffle, callbacks, stack._begun)
+                settings = self._settings(
+                    data, validation, shuffle, callbacks, stack._begun, feeding
+                )
                 checkpoints = resources.enter_context(
                     checkpoint.Checkpoints(self.checkpoint_dir, settings, self.checkpoint_every)
                 )
@@ -258,10 +295,13 @@ class GreedyPretrainer:
                 stack.build((None, *data[0].shape[1:]))
             folder = resources.enter_context(scratch_folder("sda-codes-"))
             return self._fit(
-                data, validation, shuffle, verbose, callbacks, checkpoints, folder, trainings
-            )
+                data, validation, shuffle, verbose, callbacks, checkpoints, folder, trainings,
+                feeding,
+            )  # fmt: skip
 
-    def _fit(self, data, validation, shuffle, verbose, callbacks, checkpoints, folder, trainings):
+    def _fit(
+        self, data, validation, shuffle, verbose, callbacks, checkpoints, folder, trainings, feeding
+    ):
         """Train the layers, or those that are left; return their Histories."""
         stack = self.stack
         seed = fresh_seed() if self.seed is None else self.seed
@@ -298,7 +338,7 @@ class GreedyPretrainer:
                 )
             return self._fit_layer(
                 k, data, validation, shuffle, verbose, seed, callbacks[k], clock,
-                checkpoints,
+                checkpoints, feeding,
             )  # fmt: skip
 
         for k in range(depth):
@@ -313,7 +353,7 @@ class GreedyPretrainer:
             data, validation = _clean(data), _clean(validation)
         return histories
 
-    def _trainings(self, shuffle, callbacks):
+    def _trainings(self, shuffle, callbacks, feeding=None):
         """Return how each layer is trained, as the store knows it, or None without a store."""
         if self.prefixes is None:
             return None
@@ -329,6 +369,7 @@ class GreedyPretrainer:
                 batch_size=self.batch_size[k],
                 shuffle=shuffle,
                 seed=stream(self.seed, "order", k),
+                **(feeding.settings() if feeding else {}),
                 **self.exclusions(k),
             )
             for k, made in enumerate(callbacks)
@@ -363,13 +404,14 @@ class GreedyPretrainer:
         checkpoints.progress = None
         checkpoints.save(None)
 
-    def _settings(self, data, validation, shuffle, callbacks, begun):
+    def _settings(self, data, validation, shuffle, callbacks, begun, feeding):
         """What must be equal for a schedule to go on."""
         left_out = []
         settings = {
             "phase": "pretraining",
             "data": dict(zip(("x", "targets"), map(identity.data_settings, data), strict=False)),
             "validation_data": identity.data_settings(validation),
+            **feeding.settings(),
             "optimizer": [
                 {**identity.object_settings(o, "optimizer", left_out), **self.exclusions(k)}
                 for k, o in enumerate(self.optimizer)
@@ -416,19 +458,22 @@ class GreedyPretrainer:
         return exclusions(self.optimizer[k], self.stack.autoencoders[k].variables)
 
     def _fit_layer(
-        self, k, data, validation, shuffle, verbose, seed, callbacks, clock, checkpoints
+        self, k, data, validation, shuffle, verbose, seed, callbacks, clock, checkpoints, feeding
     ):
         """Train layer `k` on its input, or what is left of it; return its History."""
         autoencoder = self.stack.autoencoders[k]
         model = self.layer_model(k)
-        trainer = Trainer(model, data, self.batch_size[k])
+        steps = feeding.steps_per_epoch
+        trainer = Trainer(model, data, self.batch_size[k], steps_per_epoch=steps)
         evaluate = None
         if validation is not None:
             noise = stream(seed, "validation noise", k)
             preprocessing = self.stack.preprocessing if k == 0 else ()
             score = DenoisingScore(autoencoder, self.loss[k], noise, preprocessing)
             score.compile(optimizer="sgd")
-            evaluate = Evaluator(score, validation, max(self.batch_size[k], 500))
+            size = feeding.validation_batch_size or max(self.batch_size[k], 500)
+            frequency = feeding.validation_freq
+            evaluate = Evaluator(score, validation, size, frequency=frequency)
         if verbose and processes.rank() == 0:
             callbacks = [*callbacks, _Progress(k, autoencoder, clock)]
         return trainer.fit(
@@ -716,6 +761,64 @@ class DenoisingScore(Denoising):
         super().reset_metrics()
         for variable, value in self.start:
             variable.assign(value)
+
+
+@dataclasses.dataclass
+class _Feeding:
+    """The arguments of `fit` that say how many rows an epoch and an evaluation have, checked.
+
+    Raises:
+        ValueError: If one is out of its range.
+    """
+
+    validation_split: float
+    validation_batch_size: int | None
+    validation_freq: int | list
+    steps_per_epoch: int | None
+    validation_steps: int | None
+    batch_size: list  # of each layer
+
+    def __post_init__(self):
+        self.validation_split = validating.check_split(self.validation_split)
+        self.validation_freq = validating.check_frequency(self.validation_freq)
+        for name in ("validation_batch_size", "steps_per_epoch", "validation_steps"):
+            if getattr(self, name) is not None:
+                check_count(getattr(self, name), name)
+        several = len(set(self.batch_size)) > 1
+        if several and self.validation_steps is not None and self.validation_batch_size is None:
+            raise ValueError(
+                "Expected `validation_batch_size` beside `validation_steps` where the layers have "
+                f"batch sizes of their own. Received: batch_size={self.batch_size}"
+            )
+
+    def read(self, x, validation_data):
+        """Return both, with as many batches as are to be read of a source of such."""
+        steps = self.steps_per_epoch
+        if is_iterated(x) and steps is not None and length(x) in (None, math.inf):
+            x, self.steps_per_epoch = first_batches(x, steps, "x"), None
+        steps = self.validation_steps
+        if is_iterated(validation_data) and steps is not None:
+            validation_data = first_batches(validation_data, steps, "validation_data")
+            self.validation_steps = None
+        return x, validation_data
+
+    def split(self, data, validation):
+        """Return the rows to train on, and those to validate on or None, both in tuples."""
+        if validation is None and self.validation_split:
+            rows = len(data[0])
+            first = validating.split_at(rows, self.validation_split)
+            validation = tuple(validating.part(part, first, rows) for part in data)
+            data = tuple(validating.part(part, 0, first) for part in data)
+        if validation is not None and self.validation_steps is not None:
+            size = self.validation_batch_size or self.batch_size[0]
+            some = validating.rows_of_steps(len(validation[0]), size, self.validation_steps)
+            validation = tuple(validating.part(part, 0, some) for part in validation)
+        return data, validation
+
+    def settings(self):
+        """Return what the result depends on, as far as it is not the usual."""
+        usual = {"steps_per_epoch": None, "validation_batch_size": None, "validation_freq": 1}
+        return {k: getattr(self, k) for k, v in usual.items() if getattr(self, k) != v}
 
 
 class _Clock:

@@ -1,5 +1,7 @@
 """The contract that training passes: `sda.fit` is `Model.fit`, and a dA's schedule is too."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
@@ -7,15 +9,16 @@ from keras import ops
 import sda
 
 
-def check_fit(make, x, y, rtol=1e-5, callbacks=None, **settings):
+def check_fit(make, x, y=None, rtol=1e-5, callbacks=None, validation_data=None, **settings):
     """Check that a model trained by `sda.fit` is the one that `Model.fit` trains.
 
     Args:
         make: Function that returns a new compiled model: the same weights and seeds each time.
-        x: The examples, as `fit` takes them.
+        x: The examples, as `fit` takes them, or a function that returns them, for each `fit` new.
         y: The targets.
         rtol: Float, how far weights and logs may be apart, relatively and absolutely.
         callbacks: Function that returns a list of callbacks, or None.
+        validation_data: Like `x`.
         **settings: What both `fit`s are given, such as `epochs`.
 
     Returns:
@@ -24,8 +27,11 @@ def check_fit(make, x, y, rtol=1e-5, callbacks=None, **settings):
     ours, theirs = make(), make()
     start = weights(ours)
     check_close(start, weights(theirs), 0)
-    expected = theirs.fit(x, y, shuffle=False, verbose=0, **_with(callbacks, settings))
-    history = sda.fit(ours, x, y, shuffle=False, verbose=0, **_with(callbacks, settings))
+    histories = []
+    for fit in (theirs.fit, functools.partial(sda.fit, ours)):
+        made = {"x": _made(x), "validation_data": _made(validation_data)}
+        histories.append(fit(y=y, shuffle=False, verbose=0, **made, **_with(callbacks, settings)))
+    expected, history = histories
     check_close(weights(ours), weights(theirs), rtol)
     check_history(history, expected, rtol)
     check_close(weights(ours.optimizer), weights(theirs.optimizer), rtol)
@@ -76,6 +82,10 @@ def check_close(values, expected, rtol):
     assert len(values) == len(expected) > 0
     for some, others in zip(values, expected, strict=True):
         np.testing.assert_allclose(some, others, rtol=rtol, atol=rtol)
+
+
+def _made(data):
+    return data() if callable(data) else data
 
 
 def _with(callbacks, settings):

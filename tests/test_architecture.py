@@ -71,6 +71,7 @@ MAY_KNOW = {
     "training.mapped": set(),
     "training.rows": {"training.ahead", "training.mapped", "training.scratch"},
     "training.scratch": set(),
+    "training.batches": {"training.ahead", "training.rows"},
     "training.chain": {"corruption", "losses"},
     "training.feed": {"training.ahead", "training.rows"},
     "training.fit": {
@@ -78,6 +79,7 @@ MAY_KNOW = {
         "checkpoints.identity",
         "corruption",
         "training",
+        "training.batches",
         "training.feed",
         "training.rows",
         "training.scratch",

@@ -269,7 +269,7 @@ class Batches(keras.utils.PyDataset):
         return tuple(array[7 * i : 7 * (i + 1)] for array in self.arrays)
 
 
-def test_a_dataset_of_batches_gives_the_weights_and_logs_that_arrays_give(x, y):
+def test_a_dataset_that_is_read_once_gives_the_weights_and_logs_that_arrays_give(x, y):
     weight = np.linspace(0, 2, 50, dtype="float32")
     arrays, batches = classifier(), classifier()
     histories = [
@@ -278,7 +278,7 @@ def test_a_dataset_of_batches_gives_the_weights_and_logs_that_arrays_give(x, y):
         ),
         sda.fit(
             batches, Batches(x, y, weight), batch_size=25, validation_data=Batches(x, y),
-            verbose=0, seed=1,
+            verbose=0, seed=1, read_once=True,
         ),
     ]  # fmt: skip
     assert_same(weights(arrays), weights(batches))

@@ -178,7 +178,7 @@ def finetune(source, folder, shuffle=True, **settings):
         x, y, weight = train
         train = {"x": x, "y": y, "sample_weight": weight}
     else:
-        train = {"x": train}
+        train = {"x": train, "read_once": True}
     settings = {"batch_size": 5, "epochs": 2, "seed": 1, "verbose": 0, **settings}
     history = sda.fit(model, **train, validation_data=score, shuffle=shuffle, **settings)
     return model.get_weights(), history.history
@@ -511,7 +511,7 @@ def test_targets_beside_a_dataset_of_batches_are_refused():
     x, y, weight = data()
     for settings in ({"y": y}, {"sample_weight": weight}):
         with pytest.raises(
-            ValueError, match=r"`y` and `sample_weight` to be None where `x` is a d"
+            ValueError, match=r"`y` and `sample_weight` to be None where `x` yields"
         ):
             sda.fit(classifier(), Batches([x, y]), **settings)
 

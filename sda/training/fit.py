@@ -1,7 +1,9 @@
 """`fit`: epochs of many steps a dispatch, with the manners of `keras.Model.fit`."""
 
+import collections.abc
 import contextlib
 import dataclasses
+import functools
 import importlib
 import math
 import signal
@@ -13,7 +15,7 @@ from keras import ops, tree
 
 from sda import checkpoint, processes
 from sda.checkpoints import identity
-from sda.checks import check_count
+from sda.checks import check_count, check_flag
 from sda.corruption import Corruption
 from sda.devices import accelerators
 from sda.forks import check_process
@@ -21,16 +23,20 @@ from sda.optimizers import exclusions
 from sda.seeding import check_seed, check_shuffle, epoch_order, fresh_seed
 from sda.training import feed
 from sda.training import validation as validating
+from sda.training.batches import Batches
 from sda.training.feed import host, leaves, map_leaves
 from sda.training.rows import (
     arrays_of_lists,
     as_rows,
     check_finite,
+    first_batches,
     in_any_order,
     is_iterated,
+    length,
     pieces,
-    read_once,
+    warn_of_end,
 )
+from sda.training.rows import read_once as read_rows
 from sda.training.scratch import Scratch
 from sda.training.softmax import kept_alive
 
@@ -42,6 +48,8 @@ DISPATCHES = 32
 FASTER = 160
 # With fewer rows a step waits: on a processor for memory, on a GPU for launches.
 LEAST_ROWS, LEAST_ROWS_OF_GPU = 16, 500
+# Of batches that come one by one a dispatch waits for no more than so many.
+MOST_BATCHES = 32
 # Keras's losses that compare targets of the output's own shape. With others in their place, most
 # would be stretched to fit.
 ELEMENTWISE = {
@@ -95,7 +103,7 @@ def fit(
     model,
     x,
     y=None,
-    batch_size=32,
+    batch_size=None,
     epochs=1,
     verbose="auto",
     callbacks=None,
@@ -112,6 +120,9 @@ def fit(
     validation_split=0.0,
     validation_batch_size=None,
     validation_freq=1,
+    steps_per_epoch=None,
+    validation_steps=None,
+    read_once=False,
 ):
     """Train a compiled Keras model like `model.fit`, with many steps a dispatch.
 
@@ -127,26 +138,31 @@ def fit(
         model: A compiled `keras.Model`.
         x: Array of shape `(n, ...)` (NumPy array, `np.memmap`, `h5py.Dataset`, what
             `sda.datasets.read` returns, …), or a nested structure of arrays for a model with
-            several inputs. A `tf.data.Dataset` or `keras.utils.PyDataset` of `(x, y)` or
-            `(x, y, sample_weight)` batches is read once, to a file for temporary use if it is
-            large; `y` and `sample_weight` are None then.
+            several inputs. Or a source of batches `(x, y)` or `(x, y, sample_weight)`: a
+            `tf.data.Dataset`, `keras.utils.PyDataset`, PyTorch `DataLoader`, or a generator. It is
+            asked for them anew in each epoch, so that what it shuffles and augments differs from
+            epoch to epoch; a thread asks, some batches ahead. `y` and `sample_weight` are None
+            then. A generator cannot be asked twice: more than one epoch of it need
+            `steps_per_epoch`, and training ends, with a warning, where it does.
             Nothing is scaled: values of dtype uint8 stay uint8 on the device, and the model's own
             layers, a `Rescaling` among them, see them as they are. NaN is a missing value: allowed
             where the model has an answer for it, as those of a stack with `missing` do.
         y: Array of targets, or a nested structure, or None.
         batch_size: Integer, the examples a step, of all devices together where several share it
             (`keras.distribution` on JAX, `MirroredStrategy` on TensorFlow). The last batch of an
-            epoch may be smaller.
+            epoch may be smaller. None for 32, or for as many as make `steps_per_epoch` steps of all
+            examples. Sources of batches have sizes of their own.
         epochs: Integer, the epoch to train up to.
         verbose: 0 silent, 1 progress bar, 2 one line an epoch, "auto" means 1.
         callbacks: List of `keras.callbacks.Callback`. `on_train_batch_begin` and
             `on_train_batch_end` fire once a dispatch, with the index of its last step at the end.
-        validation_data: `(x, y)` or `(x, y, sample_weight)`, or a dataset of such batches,
-            evaluated after each epoch.
+        validation_data: `(x, y)` or `(x, y, sample_weight)`, or a source of such batches,
+            evaluated after each epoch. A generator without `validation_steps` is read once.
         shuffle: True for a new order of all examples in each epoch, False for none, "blocks" for a
             new one that a disk can follow: blocks of 512 consecutive rows in random order, and the
             rows of 16 of them shuffled among themselves. Orders are functions of `seed`, the
-            epoch and the number of examples.
+            epoch and the number of examples. Of a `PyDataset` that has an end, the order of the
+            batches is shuffled; other sources of batches bring their own.
         sample_weight: Array of shape `(n,)`, or None.
         initial_epoch: Integer, the epoch to start from.
         steps_per_execution: Integer, the steps a dispatch; None for what `compile` was given, if
@@ -158,18 +174,30 @@ def fit(
             returns at once. The model may have the weights with which the run began, those of its
             newest checkpoint, those that it was left with, or fresh ones. Ctrl-C stops after the
             dispatch and saves first. The global random generators of Python, NumPy, Keras and the
-            backend are saved and set, too.
+            backend are saved and set, too. Where `x` is a source of batches, there are checkpoints
+            at the ends of epochs only, and a run that carries on first asks for the batches of the
+            epochs before, without training on them: what shuffles by a seed of its own has to be
+            made anew, as for the first call.
         checkpoint_every: Seconds after which there is a checkpoint within an epoch; there is one
             at the end of each epoch anyway.
         class_weight: Dictionary from class to the weight of its examples in the loss, or None. A
             class that is not named has the weight 1.
         validation_split: Float in [0, 1), the share of the rows that is held out for validation:
-            the last ones, before any shuffling. Of arrays, not of datasets; ignored where there is
-            `validation_data`.
+            the last ones, before any shuffling. Of arrays, and of batches under `read_once`;
+            ignored where there is `validation_data`.
         validation_batch_size: Integer, the examples a step of an evaluation, or None for
             `batch_size`; then more of them where the results do not depend on it.
         validation_freq: Integer, the epochs from one evaluation to the next, or a list of the
             epochs, counted from 1, that end with one.
+        steps_per_epoch: Integer, the steps of an epoch, or None for all examples. The next epoch
+            goes on where one has ended; where the examples or batches come to an end within an
+            epoch, it is a shorter one, with a warning, and the next begins with them anew. Sources
+            without an end need it.
+        validation_steps: Integer, the steps of an evaluation, which takes the first ones, or None
+            for all.
+        read_once: Whether a source of batches is read once, to a file for temporary use if it is
+            large, and its rows are trained on like those of an array. Of one that does not say when
+            it ends, the first `steps_per_epoch` batches are an epoch then, or all.
 
     Returns:
         A `keras.callbacks.History`.
@@ -197,40 +225,62 @@ def fit(
             f"Expected `model` to be a compiled keras.Model. Received: model={model!r}"
         )
     check_compiled(model)
-    check_count(batch_size, "batch_size")
+    for count, name in (
+        (batch_size, "batch_size"),
+        (steps_per_execution, "steps_per_execution"),
+        (validation_batch_size, "validation_batch_size"),
+        (steps_per_epoch, "steps_per_epoch"),
+        (validation_steps, "validation_steps"),
+    ):
+        if count is not None:
+            check_count(count, name)
+    read_once = check_flag(read_once, "read_once")
     check_count(epochs, "epochs")
     check_count(initial_epoch, "initial_epoch", least=0)
-    if steps_per_execution is not None:
-        check_count(steps_per_execution, "steps_per_execution")
     seed = check_seed(seed)
     shuffle = check_shuffle(shuffle)
     check_callbacks(callbacks)
     checkpoint.check_checkpoints(checkpoint_dir, checkpoint_every)
     validation_split = validating.check_split(validation_split)
     validation_freq = validating.check_frequency(validation_freq)
-    if validation_batch_size is not None:
-        check_count(validation_batch_size, "validation_batch_size")
     check_process()
     splits = validation_split > 0 and validation_data is None
-    if is_iterated(x) and (splits or class_weight is not None):
-        raise ValueError(
-            "Expected `validation_split` and `class_weight` to be left out where `x` is a dataset. "
-            f"Received: validation_split={validation_split!r}, class_weight={class_weight!r}"
-        )
+    streamed = is_iterated(x) and not read_once
     if is_iterated(x) and (y is not None or sample_weight is not None):
         raise ValueError(
-            "Expected `y` and `sample_weight` to be None where `x` is a dataset, whose batches "
+            "Expected `y` and `sample_weight` to be None where `x` yields batches, which "
             f"hold them. Received: y of type {type(y).__name__}, sample_weight of type "
             f"{type(sample_weight).__name__}"
         )
+    if streamed:
+        _check_streamed(x, epochs - initial_epoch, steps_per_epoch, splits, shuffle)
     with new_scratch() as scratch:
-        if is_iterated(x):
-            x, y, sample_weight = (*read_once(x, "x", scratch), None, None)[:3]
-        data = _checked_data(model, (x, y, sample_weight), ("x", "y", "sample_weight"))
-        if class_weight is not None:
-            weights = validating.weights_of_classes(class_weight, data[1], data[2])
-            data = (*data[:2], weights)
-        validation = _checked_validation(model, validation_data, scratch)
+        if is_iterated(x) and read_once:
+            if steps_per_epoch is not None and length(x) in (None, math.inf):
+                x, steps_per_epoch = first_batches(x, steps_per_epoch, "x"), None
+            x, y, sample_weight = (*read_rows(x, "x", scratch), None, None)[:3]
+        if streamed:
+            check = functools.partial(_checked_batches, model, "x", class_weight)
+            data = Batches(x, "x", steps_per_epoch, check)
+            data.first()
+            # What brings its own order draws nothing for one.
+            shuffle = shuffle and isinstance(x, keras.utils.PyDataset)
+        else:
+            data = _checked_data(model, (x, y, sample_weight), _names("x"))
+            if class_weight is not None:
+                weights = validating.weights_of_classes(class_weight, data[1], data[2])
+                data = (*data[:2], weights)
+        if is_iterated(validation_data) and (
+            read_once
+            or (validation_steps is None and isinstance(validation_data, collections.abc.Iterator))
+        ):
+            if validation_steps is not None:
+                validation_data = first_batches(
+                    validation_data, validation_steps, "validation_data"
+                )
+                validation_steps = None
+            validation_data = read_rows(validation_data, "validation_data", scratch)
+        validation = _checked_validation(model, validation_data, validation_steps)
         if splits:
             rows = len(leaves(data)[0])
             first = validating.split_at(rows, validation_split)
@@ -238,24 +288,36 @@ def fit(
             held = (*data[:2], None) if class_weight is not None else data
             validation = map_leaves(lambda a: validating.part(a, first, rows), held)
             data = map_leaves(lambda a: validating.part(a, 0, first), data)
-        processes.check_together(
-            leaves(data)[0],
-            [batch_size],
-            getattr(model, "distribute_strategy", None),
-            epochs=epochs,
-            shuffle=shuffle,
-            seed=seed,
-        )
-        if shuffle:
-            data = map_leaves(lambda rows: in_any_order(rows, scratch, shuffle), data)
+        validation_size = validation_batch_size or batch_size
+        if not streamed:
+            rows = len(leaves(data)[0])
+            batch_size = validating.usual_batch_size(batch_size, rows, steps_per_epoch)
+            processes.check_together(
+                leaves(data)[0],
+                [batch_size],
+                getattr(model, "distribute_strategy", None),
+                epochs=epochs,
+                shuffle=shuffle,
+                seed=seed,
+            )
+            if shuffle:
+                data = map_leaves(lambda rows: in_any_order(rows, scratch, shuffle), data)
+        if validation is not None and not isinstance(validation, Batches):
+            rows = len(leaves(validation)[0])
+            validation_size = validating.usual_batch_size(validation_size, rows, validation_steps)
+            some = validating.rows_of_steps(rows, validation_size, validation_steps)
+            if some < rows:
+                validation = map_leaves(lambda a: validating.part(a, 0, some), validation)
 
         def train(checkpoints=None, seed=seed, begun=None):
-            trainer = Trainer(model, data, batch_size, steps_per_execution)
+            trainer = Trainer(model, data, batch_size, steps_per_execution, steps_per_epoch)
             if checkpoints is not None:
                 trainer.check_start(checkpoints, begun, verbose)
             evaluate = None
             if validation is not None:
-                size = validation_batch_size or validating.batch_size_for(model, batch_size)
+                size = validation_batch_size
+                if size is None and not isinstance(validation, Batches):
+                    size = validating.batch_size_for(model, validation_size)
                 evaluate = Evaluator(model, validation, size, trainer.driver, validation_freq)
             return trainer.fit(
                 epochs, initial_epoch, verbose, callbacks, evaluate, shuffle, seed, checkpoints
@@ -268,8 +330,14 @@ def fit(
         left_out = []
         settings = {
             "phase": "fit",
-            "data": dict(zip("xyw", map(identity.data_settings, data), strict=True)),
-            "validation_data": identity.data_settings(validation),
+            "data": data.settings()
+            if streamed
+            else dict(zip("xyw", map(identity.data_settings, data), strict=True)),
+            "validation_data": validation.settings()
+            if isinstance(validation, Batches)
+            else identity.data_settings(validation),
+            "steps_per_epoch": steps_per_epoch,
+            "validation_steps": validation_steps,
             "validation_batch_size": validation_batch_size,
             "validation_freq": validation_freq,
             "batch_size": batch_size,
@@ -311,30 +379,36 @@ class Trainer:
 
     Args:
         model: A compiled `keras.Model`.
-        data: Nested structure of row sources of equal length, as the model's `train_step` takes it.
+        data: Nested structure of row sources of equal length, as the model's `train_step` takes it,
+            or `Batches` of such.
         batch_size: Integer, the examples a step.
         steps_per_execution: Integer, the steps a dispatch, or None.
+        steps_per_epoch: Integer, the steps of an epoch of rows, or None for all.
     """
 
-    def __init__(self, model, data, batch_size, steps_per_execution=None):
+    def __init__(self, model, data, batch_size, steps_per_execution=None, steps_per_epoch=None):
         self.model = model
-        self.rows = len(leaves(data)[0])
-        self.batch_size = min(batch_size, self.rows)
-        self.driver = driver_for(model, data)
-        # A step that was compiled keeps the levels of its noises.
-        self.drivers = {_levels(model): self.driver}
-        self.feed = feed_for(self.driver, data)
-        self.steps = math.ceil(self.rows / self.batch_size)
         if steps_per_execution is None and model.steps_per_execution > 1:
             steps_per_execution = model.steps_per_execution
+        self.batches = data if isinstance(data, Batches) else None
+        self.driver = driver_for(model, data if self.batches is None else data.example)
+        # A step that was compiled keeps the levels of its noises.
+        self.drivers = {_levels(model): self.driver}
+        if self.batches is not None:
+            self.steps = data.length()
+            self.steps_of = functools.partial(_steps_of, model, steps_per_execution)
+            return
+        self.rows = len(leaves(data)[0])
+        self.batch_size = min(batch_size, self.rows)
+        self.feed = feed_for(self.driver, data)
+        self.steps_of_all = math.ceil(self.rows / self.batch_size)
+        self.steps = steps_per_epoch or self.steps_of_all
         self.steps_per_dispatch = min(
-            steps_per_execution or self._usual_steps_per_dispatch(), self.steps
+            steps_per_execution or self._usual_steps_per_dispatch(), self.steps, self.steps_of_all
         )
 
     def _usual_steps_per_dispatch(self):
-        least, faster = (LEAST_ROWS_OF_GPU, FASTER) if accelerators() else (LEAST_ROWS, 1)
-        flops = 6 * max(self.batch_size, least) * max(self.model.count_params(), 1)
-        return max(math.ceil(self.steps / DISPATCHES), int(faster * DISPATCH_FLOPS / flops), 1)
+        return max(math.ceil(self.steps / DISPATCHES), _usual_steps(self.model, self.batch_size))
 
     def check_start(self, checkpoints, begun, verbose):
         """Raise `ValueError` where the model has other weights than one of the run may have.
@@ -385,10 +459,13 @@ class Trainer:
                 steps=self.steps,
             )
         model.stop_training = False
+        self.first_epoch = initial_epoch
         position = _Position(epoch=initial_epoch)
         self.watched = None
         if checkpoints is not None and checkpoints.progress is not None:
             position = self._resume(callbacks, checkpoints.progress)
+            self._go_through(position.epoch, evaluate, shuffle, seed)
+            checkpoint.set_random_state(checkpoints.progress.get("random"))
             self.watched = checkpoint.Watched(callbacks.callbacks, model.optimizer)
         else:
             callbacks.on_train_begin()
@@ -397,8 +474,10 @@ class Trainer:
             self._save(checkpoints, callbacks, position)
         if position.finished:
             return model.history
-        with _ctrl_c(checkpoints) as pressed:
+        with _ctrl_c(checkpoints) as pressed, _left(self.batches, evaluate and evaluate.batches):
             while position.epoch < epochs and not model.stop_training:
+                if self.batches is not None and not self.batches.more():
+                    break
                 self._run_epoch(callbacks, evaluate, shuffle, seed, position, checkpoints, pressed)
                 if pressed:
                     raise _interrupted(checkpoints, position)
@@ -421,21 +500,23 @@ class Trainer:
             self.drivers[levels] = type(self.driver)(model)
         self.driver = self.drivers[levels]
         good = self._good_state()
-        order = epoch_order(shuffle, seed, epoch, self.rows)
-        matrices = (batches for _, batches in self._dispatches(order, position.step))
-        with self.feed.reading(matrices, self.steps_per_dispatch) as run:
-            for start, batches in self._dispatches(order, position.step):
+        with contextlib.closing(self._dispatches_of(position, shuffle, seed)) as dispatches:
+            for start, steps, run in dispatches:
                 callbacks.on_train_batch_begin(start)
                 with kept_alive(model):
-                    run(self.driver.train, batches)
+                    run(self.driver.train)
                 logs = _logs(model)
-                position.step, position.logs = start + len(batches), logs
+                position.step, position.logs = start + steps, logs
                 callbacks.on_train_batch_end(position.step - 1, logs)
                 if not math.isfinite(logs.get("loss", 0.0)):
                     self._diverged(good, f"loss became {logs['loss']}", position)
                 if model.stop_training:
                     break
-                if pressed or (checkpoints is not None and checkpoints.due()):
+                if pressed and self.batches is not None:
+                    # What a source yields next cannot be saved.
+                    raise _interrupted(checkpoints, _Position(epoch))
+                due = checkpoints is not None and checkpoints.due() and self.batches is None
+                if pressed or due:
                     self._save(checkpoints, callbacks, position)
                     if pressed:
                         raise _interrupted(checkpoints, position)
@@ -453,6 +534,36 @@ class Trainer:
         callbacks.on_epoch_end(epoch, position.logs)
         position.epoch, position.step = epoch + 1, 0
         self._save(checkpoints, callbacks, position)
+
+    def _dispatches_of(self, position, shuffle, seed):
+        """Yield (first step, steps, function that runs them) for what is left of an epoch."""
+        if self.batches is not None:
+            start = 0
+            for data, steps, most in self._batches_of(position.epoch, shuffle, seed):
+                yield start, steps, functools.partial(_run_joined, self.driver, data, steps, most)
+                start += steps
+            return
+        # The epochs of a pass share its rows, in the order of the pass.
+        epochs_a_pass = math.ceil(self.steps_of_all / self.steps)
+        number, part = divmod(position.epoch - self.first_epoch, epochs_a_pass)
+        order = epoch_order(shuffle, seed, self.first_epoch + number, self.rows)
+        first = part * self.steps
+        end = min(first + self.steps, self.steps_of_all)
+        first += position.step
+        matrices = (batches for _, batches in self._dispatches(order, first, end))
+        with self.feed.reading(matrices, self.steps_per_dispatch) as run:
+            for start, batches in self._dispatches(order, first, end):
+                yield (
+                    start - part * self.steps,
+                    len(batches),
+                    functools.partial(run, batches=batches),
+                )
+        if end - part * self.steps < self.steps:
+            warn_of_end("x", end - part * self.steps, self.steps)
+
+    def _batches_of(self, epoch, shuffle, seed):
+        order = functools.partial(epoch_order, shuffle, seed, epoch)
+        return self.batches.dispatches(self.steps_of, order)
 
     def _variables(self):
         """The variables that training changes, by what they are."""
@@ -495,8 +606,15 @@ class Trainer:
             checkpoint.assign(group, progress["variables"][name], name)
         checkpoint.restore_callbacks(callbacks.callbacks, progress["callbacks"])
         model.stop_training = progress["stop_training"]
-        checkpoint.set_random_state(progress.get("random"))
         return position
+
+    def _go_through(self, end, evaluate, shuffle, seed):
+        """Ask sources of batches for those of the epochs before `end`, which others were."""
+        for epoch in range(self.first_epoch, end):
+            if self.batches is not None and self.batches.more():
+                collections.deque(self._batches_of(epoch, shuffle, seed), maxlen=0)
+            if evaluate is not None and validating.is_due(epoch, evaluate.frequency):
+                evaluate.go_through()
 
     def _good_state(self):
         """Return copies of all variables on the device, to be put back if training diverges."""
@@ -520,13 +638,14 @@ class Trainer:
             model.history,
         )
 
-    def _dispatches(self, order, step=0):
-        """Yield (first step, index matrix of the steps) for each dispatch from `step` on."""
+    def _dispatches(self, order, step=0, end=None):
+        """Yield (first step, index matrix of the steps) for each dispatch from `step` to `end`."""
+        end = self.steps_of_all if end is None else end
         whole = self.rows // self.batch_size
-        batches = order[: whole * self.batch_size].reshape(whole, self.batch_size)
-        for start in range(step, whole, self.steps_per_dispatch):
+        batches = order[: whole * self.batch_size].reshape(whole, self.batch_size)[:end]
+        for start in range(step, len(batches), self.steps_per_dispatch):
             yield start, batches[start : start + self.steps_per_dispatch]
-        if step <= whole < self.steps:
+        if step <= whole < end:
             yield whole, order[None, whole * self.batch_size :]
 
 
@@ -595,7 +714,10 @@ class Evaluator:
     def __init__(self, model, data, batch_size, driver=None, frequency=1):
         self.model = model
         self.frequency = frequency
+        self.batches = data if isinstance(data, Batches) else None
         self.driver = driver or driver_for(model, data)
+        if self.batches is not None:
+            return
         self.feed = feed_for(self.driver, data)
         rows = len(leaves(data)[0])
         batch_size = min(batch_size, rows)
@@ -613,10 +735,62 @@ class Evaluator:
 
     def __call__(self):
         self.model.reset_metrics()
+        if self.batches is not None:
+            for data, steps, most in self._batches():
+                _run_joined(self.driver, data, steps, most, self.driver.test)
+            return _logs(self.model)
         with self.feed.reading(self.dispatches, self.steps) as run:
             for batches in self.dispatches:
                 run(self.driver.test, batches)
         return _logs(self.model)
+
+    def go_through(self):
+        """Ask a source of batches for those of one evaluation, and do nothing with them."""
+        if self.batches is not None:
+            collections.deque(self._batches(), maxlen=0)
+
+    def _batches(self):
+        self.batches.restart()
+        return self.batches.dispatches(functools.partial(_steps_of, self.model, None))
+
+
+def _steps_of(model, given, batch):
+    """Return how many batches like this one share a dispatch."""
+    if given is not None:
+        return given
+    size = sum(a.nbytes for a in leaves(batch))
+    usual = min(MOST_BATCHES, _usual_steps(model, len(leaves(batch)[0])))
+    return max(1, min(usual, feed.RESIDENT_BYTES // feed.PIECES // size))
+
+
+def _usual_steps(model, batch_size):
+    """Return how many steps make a dispatch of a good length."""
+    least, faster = (LEAST_ROWS_OF_GPU, FASTER) if accelerators() else (LEAST_ROWS, 1)
+    flops = 6 * max(batch_size, least) * max(model.count_params(), 1)
+    return max(int(faster * DISPATCH_FLOPS / flops), 1)
+
+
+def _run_joined(driver, data, steps, most, function):
+    """Let the driver run on the rows of `steps` batches, of at most as many a dispatch."""
+    rows = len(leaves(data)[0])
+    batches = np.arange(rows, dtype="int32").reshape(steps, -1)
+    if 1 < steps < most:
+        # Of one shape, so that a backend compiles once.
+        last = batches[-1]
+        data = map_leaves(lambda a: np.concatenate([a, *[a[last]] * (most - steps)]), data)
+    with feed_for(driver, data).reading([batches], most) as run:
+        run(function, batches)
+
+
+@contextlib.contextmanager
+def _left(*sources):
+    """Leave sources of batches, as far as there are any, at the end of a training."""
+    try:
+        yield
+    finally:
+        for source in sources:
+            if source is not None:
+                source.close()
 
 
 def driver_for(model, data):
@@ -730,18 +904,63 @@ def check_callbacks(callbacks):
         )
 
 
-def _checked_validation(model, data, scratch):
+def _check_streamed(x, epochs, steps_per_epoch, splits, shuffle):
+    """Raise `ValueError` where batches cannot be asked for anew in each of the epochs."""
+    once = isinstance(x, collections.abc.Iterator)
+    if steps_per_epoch is None and (length(x) == math.inf or (once and epochs > 1)):
+        has = "an end, which could not be asked twice" if once else "no end"
+        raise ValueError(
+            f"Expected `steps_per_epoch` where `x` has {has}. Received: x of type "
+            f"{type(x).__name__}, {epochs} epochs; or use read_once=True to keep its rows"
+        )
+    if splits:
+        raise ValueError(
+            "Expected `validation_split` to be left out where `x` yields batches, unless "
+            "read_once=True keeps their rows. Received: x of type " + type(x).__name__
+        )
+    if shuffle == "blocks":
+        raise ValueError(
+            "Expected `shuffle` to be True or False where `x` yields batches, unless "
+            f"read_once=True keeps their rows. Received: shuffle={shuffle!r}"
+        )
+    if processes.count() > 1:
+        raise ValueError(
+            "Expected `x` to be rows, or read_once=True, where several processes train together: "
+            f"each reads its part of a batch. Received: x of type {type(x).__name__}"
+        )
+
+
+def _checked_validation(model, data, steps):
     if data is None:
         return None
     if is_iterated(data):
-        data = read_once(data, "validation_data", scratch)
+        if steps is None and length(data) == math.inf:
+            raise ValueError(
+                "Expected `validation_steps` where `validation_data` has no end. Received: "
+                f"validation_data of type {type(data).__name__}"
+            )
+        check = functools.partial(_checked_batches, model, "validation_data", None)
+        return Batches(data, "validation_data", steps, check)
     if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
         raise ValueError(
             "Expected `validation_data` to be (x, y) or (x, y, sample_weight). "
             f"Received: {type(data).__name__}"
         )
-    names = [f"validation_data[{i}]" for i in range(3)]
-    return _checked_data(model, (*data, None)[:3], names)
+    return _checked_data(model, (*data, None)[:3], _names("validation_data"))
+
+
+def _checked_batches(model, name, class_weight, data):
+    """Return the rows of one or several batches, checked, and with the weights of their classes."""
+    x, y, weight = _checked_data(model, data, _names(name))
+    if class_weight is not None:
+        weight = validating.weights_of_classes(class_weight, y, weight)
+    return x, y, weight
+
+
+def _names(name):
+    if name == "x":
+        return "x", "y", "sample_weight"
+    return [f"{name}[{i}]" for i in range(3)]
 
 
 def _checked_data(model, data, names):

@@ -1,7 +1,10 @@
 """Examples read by row: arrays, memory maps, HDF5 datasets, and what iterates over batches."""
 
+import collections.abc
+import itertools
 import math
 import os
+import warnings
 
 import h5py
 import keras
@@ -312,15 +315,67 @@ def check_finite(rows, name="x", start=0, missing=False):
 
 
 def is_iterated(x):
-    """Return whether `x` yields batches: a `tf.data.Dataset` or a `keras.utils.PyDataset`."""
-    return isinstance(x, keras.utils.PyDataset) or hasattr(x, "as_numpy_iterator")
+    """Return whether `x` yields batches.
+
+    That is a `tf.data.Dataset`, a `keras.utils.PyDataset`, a PyTorch `DataLoader`, a generator or
+    any other iterator.
+    """
+    return (
+        isinstance(x, (keras.utils.PyDataset, collections.abc.Iterator)) or is_tf(x) or is_loader(x)
+    )
+
+
+def is_tf(x):
+    """Return whether `x` is a `tf.data.Dataset`, without importing TensorFlow."""
+    return hasattr(x, "as_numpy_iterator")
+
+
+def is_loader(x):
+    """Return whether `x` is a PyTorch `DataLoader`, without importing PyTorch."""
+    names = [(kind.__name__, kind.__module__) for kind in type(x).__mro__]
+    return any(n == "DataLoader" and m.startswith("torch.utils.data") for n, m in names)
+
+
+def length(x):
+    """Return how many batches `x` yields: infinity for no end, None where it does not say."""
+    if isinstance(x, keras.utils.PyDataset):
+        return math.inf if x.num_batches is None else x.num_batches
+    if is_tf(x):
+        count = int(x.cardinality())
+        # What tf.data says of a dataset that has no end, and of one that does not know.
+        return {-1: math.inf, -2: None}.get(count, count)
+    return len(x) if is_loader(x) and hasattr(x.dataset, "__len__") else None
+
+
+def first_batches(x, steps, name):
+    """Yield the first `steps` batches of `x`; warn where there are fewer."""
+    if isinstance(x, keras.utils.PyDataset):
+        count = itertools.count() if x.num_batches is None else range(x.num_batches)
+        batches = map(x.__getitem__, count)
+    else:
+        batches = iter(x)
+    done = 0
+    for batch in itertools.islice(batches, steps):
+        yield batch
+        done += 1
+    if done < steps:
+        warn_of_end(name, done, steps)
+
+
+def warn_of_end(name, done, steps):
+    """Warn that a source has yielded fewer batches than it was to."""
+    warnings.warn(
+        f"`{name}` ran out of data: {steps} batches were wanted, and {done} came. Let it yield "
+        "as many, or for ever, or ask for fewer.",
+        stacklevel=2,
+    )
 
 
 def read_once(dataset, name, scratch=None, first=False):
     """Return what a dataset yields, read into `scratch` from its begin to its end.
 
     Args:
-        dataset: A `tf.data.Dataset` or `keras.utils.PyDataset`.
+        dataset: What yields batches, see `is_iterated`.
         name: What to call it in errors.
         scratch: A `sda.training.scratch.Scratch`, or None for one that keeps all in memory.
         first: Whether to keep x alone.
@@ -338,7 +393,7 @@ def read_once(dataset, name, scratch=None, first=False):
         for batch in _batches(dataset, name):
             parts = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
             parts = parts[0] if first else parts
-            arrays = [np.asarray(a) for a in tree.flatten(parts)]
+            arrays = [np.asarray(in_place(a, name)) for a in tree.flatten(parts)]
             if not structure:
                 if not arrays or arrays[0].ndim < 2:
                     raise _no_batches(name, [a.shape for a in arrays[:1]])
@@ -360,15 +415,13 @@ def _no_batches(name, shapes):
 
 
 def _batches(dataset, name):
-    is_py = isinstance(dataset, keras.utils.PyDataset)
-    # tf.data says -1 where a dataset has no end.
-    if dataset.num_batches is None if is_py else int(dataset.cardinality()) == -1:
+    if length(dataset) == math.inf:
         raise ValueError(
             f"Expected `{name}` to end: give a dataset of known length, without `repeat()`. "
             f"Received: {dataset!r}"
         )
-    if not is_py:
-        yield from dataset.as_numpy_iterator()
+    if not isinstance(dataset, keras.utils.PyDataset):
+        yield from dataset.as_numpy_iterator() if is_tf(dataset) else dataset
         return
     for i in range(dataset.num_batches):
         try:

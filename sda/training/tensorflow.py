@@ -59,10 +59,11 @@ class Driver:
         batches = tf.convert_to_tensor(batches[:steps])
         if self.model.run_eagerly:
             return loop(leaves, batches)
+        specs = [tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype) for leaf in leaves]
         # One trace a batch size: the last batch of an epoch may be smaller.
-        key = (step.__name__, batches.shape[1])
+        given = tree.map_structure(lambda leaf: leaf is not None, data)
+        key = (step.__name__, batches.shape[1], str(given), *specs)
         if key not in self._functions:
-            specs = [tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype) for leaf in leaves]
             # A concrete function: TensorFlow would take the loops of several models, which come
             # from this one line, for one function that is traced too often, and warn.
             function = tf.function(

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from sda.checks import check_count, check_number
-from sda.training.rows import pieces
+from sda.training.rows import pieces, warn_of_end
 
 # Rows a step in which an evaluation is fast, where the size of its batches changes no result.
 ROWS = 500
@@ -40,6 +40,23 @@ class Part:
 def part(rows, start, stop):
     """Return consecutive rows: a view of an array, or a `Part` of any other source."""
     return rows[start:stop] if isinstance(rows, np.ndarray) else Part(rows, start, stop)
+
+
+def usual_batch_size(given, rows, steps):
+    """Return the examples a step, as Keras has them: `given`, or 32, or all in `steps` steps."""
+    if given is not None:
+        return given
+    return 32 if steps is None else math.ceil(rows / steps)
+
+
+def rows_of_steps(rows, batch_size, steps):
+    """Return how many of the rows an evaluation of `steps` steps takes."""
+    if steps is None:
+        return rows
+    there = math.ceil(rows / batch_size)
+    if there < steps:
+        warn_of_end("validation_data", there, steps)
+    return min(rows, steps * batch_size)
 
 
 def split_at(rows, share):
