@@ -267,6 +267,57 @@ def test_what_the_template_excludes_from_decay_is_excluded_in_each_layer():
             np.testing.assert_allclose(bias, 1.0 if excluded else 0.99, atol=1e-4)
 
 
+# Precision
+
+PRECISIONS = {
+    "mixed_float16": 1e-2,
+    "float16": 1e-2,
+    "mixed_bfloat16": 1e-2,
+    "bfloat16": 1e-2,
+    "float64": 1e-5,
+}
+
+
+@pytest.fixture
+def precision(request):
+    """Set the dtype policy, and where it is float64 the type of all numbers; return how exact."""
+    if request.param == "float64" and keras.backend.backend() == "jax":
+        pytest.skip("JAX has float64 where it is told to")
+    before = keras.config.floatx(), keras.config.dtype_policy()
+    if request.param == "float64":
+        keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy(request.param)
+    yield PRECISIONS[request.param]
+    keras.config.set_floatx(before[0])
+    keras.config.set_dtype_policy(before[1])
+
+
+precisions = pytest.mark.parametrize("precision", PRECISIONS, indirect=True)
+
+
+@precisions
+@pytest.mark.parametrize("case", cases(["plain", "momentum"], ["momentum"]))
+def test_a_model_of_any_precision_is_trained_as_by_keras(precision, case):
+    def make():
+        between, before = [layers.Dropout(0.5, seed=2)], [layers.GaussianNoise(0.1, seed=1)]
+        model = chain(between, before)
+        momentum = 0.9 if case == "momentum" else 0.0
+        return compiled(model, SPARSE, optimizers.SGD(0.1, momentum), metrics=["accuracy"])
+
+    x = X.astype(keras.config.floatx())
+    check_fit(make, x, LABELS, precision, validation_data=(x[:9], LABELS[:9]), **USUAL)
+
+
+@precisions
+@pytest.mark.parametrize("loss", cases(["cross_entropy", "squared_error"], ["cross_entropy"]))
+def test_a_layer_of_any_precision_is_pretrained_as_by_keras(precision, loss):
+    def template(stack):
+        return optimizers.SGD(0.05, momentum=0.5)
+
+    x = X.astype(keras.config.floatx())
+    check_pretraining(stack, template, x, precision, loss, **USUAL)
+
+
 # Products
 
 
