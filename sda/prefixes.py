@@ -213,7 +213,8 @@ def ground(stack, rows, validation):
         "data": identity.data_settings(rows),
         "validation_data": identity.data_settings(validation),
         "input_layers": [identity.object_settings(la, "stack") for la in stack.input_layers],
-        "versions": identity.versions(),
+        # Of Python's the bytecode tells, where there is any.
+        "versions": {k: v for k, v in identity.versions().items() if k != "python"},
         "floatx": keras.config.floatx(),
         # Its kind: "cuda:1" computes what "cuda:0" does.
         "device": re.sub(r"\d+", "", str(ops.zeros(()).device)),
