@@ -196,7 +196,8 @@ def ground(stack, rows, validation):
         "validation_data": identity.data_settings(validation),
         "preprocessing": [identity.object_settings(la, "stack") for la in stack.preprocessing],
         "preprocessing weights": preprocessing.digest(stack.preprocessing),
-        "versions": identity.versions(),
+        # Of Python's the bytecode tells, where there is any.
+        "versions": {k: v for k, v in identity.versions().items() if k != "python"},
         "floatx": keras.config.floatx(),
         # Its kind: "cuda:1" computes what "cuda:0" does.
         "device": re.sub(r"\d+", "", str(ops.zeros(()).device)),

@@ -233,7 +233,7 @@ class Reader:
     def _function(self, function, where):
         code = function.__code__
         found = {
-            "python": ".".join(platform.python_version_tuple()[:2]),
+            "python": python_version(),
             "code": hashlib.sha256(_instructions(code).encode()).hexdigest(),
             "defaults": self._items(function.__defaults__ or (), f"{where} default"),
             "keywords": self._named_values(function.__kwdefaults__ or {}, where),
@@ -570,6 +570,11 @@ def get_config(thing):
             return thing.get_config()
         except (NotImplementedError, OSError, TypeError, ValueError):
             return None
+
+
+def python_version():
+    """Return the version of Python as far as its bytecode depends on it."""
+    return ".".join(platform.python_version_tuple()[:2])
 
 
 def digest(array):

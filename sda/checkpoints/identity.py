@@ -25,6 +25,7 @@ from sda.checkpoints.code import (
     get_config,
     is_installed,
     items_of,
+    python_version,
 )
 from sda.safe_files import printable
 from sda.training.rows import pieces
@@ -236,7 +237,7 @@ def address(settings):
 
 def versions():
     """Return the versions of what the bits of a result depend on."""
-    found = {}
+    found = {"python": python_version()}
     for package in ("keras-sda", "keras", "numpy", keras.backend.backend()):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
