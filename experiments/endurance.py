@@ -386,6 +386,7 @@ def main():
     parser.add_argument(
         "--kills", type=int, nargs="?", const=300, help="kill and resume runs, this often"
     )
+    parser.add_argument("--seed", type=int, default=1, help="the first one of the kills")
     parser.add_argument("--part", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.part:
@@ -393,7 +394,7 @@ def main():
         write_json(out, PARTS[name](**json.loads(settings)))
         return
     if arguments.kills:
-        kills.kill(arguments.kills, arguments.out)
+        kills.kill(arguments.kills, arguments.out, arguments.seed)
         return
     results = run(
         arguments.out, arguments.minutes, arguments.fits, arguments.rows, arguments.scratch

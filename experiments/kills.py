@@ -173,7 +173,7 @@ def plan(kills, backend, seed=1):
     ]
 
 
-def kill(count, out):
+def kill(count, out, seed=1):
     """Cut runs of this backend off, `count` times with those that `out` has already."""
     context = multiprocessing.get_context("fork")
     # The parts in a process that never uses the backend itself, so that its forks can.
@@ -182,7 +182,7 @@ def kill(count, out):
         def compute(**settings):
             return process.submit(part, **settings).result()
 
-        return complete(plan(count, keras.backend.backend()), compute, report, out)
+        return complete(plan(count, keras.backend.backend(), seed), compute, report, out)
 
 
 def part(run, seed, kills=KILLS, **_):
