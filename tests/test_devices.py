@@ -3,10 +3,11 @@
 import types
 
 import keras
+import numpy as np
 import pytest
 
+import sda
 from sda import devices, runs
-from sda.training import fit as training
 
 BACKEND = keras.backend.backend()
 
@@ -39,13 +40,30 @@ def gpu(monkeypatch):
         )
 
 
-def steps_per_dispatch(units, batch):
-    """The steps a dispatch of a network of 1000 x `units` weights on 100,000 rows."""
-    layers = [keras.Input((1000,)), keras.layers.Dense(units, use_bias=False)]
-    trainer = object.__new__(training.Trainer)
-    trainer.model, trainer.batch_size = keras.Sequential(layers), batch
-    trainer.steps = 100_000 // batch
-    return trainer._usual_steps_per_dispatch()
+class Enough(Exception):
+    """Ends a training after a dispatch, which is when the callbacks for batches fire."""
+
+
+def end(batch, logs):
+    raise Enough(batch + 1)
+
+
+def steps_per_dispatch(weights):
+    """The first dispatch of 2000 steps of one row, by a network of so many weights and 2 more."""
+    model = keras.Sequential(
+        [
+            keras.Input((1,), dtype="int32"),
+            keras.layers.Embedding(weights, 1, "zeros", trainable=False),
+            keras.layers.Flatten(),
+            keras.layers.Dense(1),
+        ]
+    )
+    model.compile("sgd", "mse")
+    x, y = np.zeros((2000, 1), "int32"), np.zeros((2000, 1), "float32")
+    callbacks = [keras.callbacks.LambdaCallback(on_train_batch_end=end)]
+    with pytest.raises(Enough) as ended:
+        sda.fit(model, x, y, batch_size=1, callbacks=callbacks, verbose=0)
+    return ended.value.args[0]
 
 
 def test_a_record_names_the_gpu(gpu):
@@ -56,17 +74,16 @@ def test_a_record_names_the_gpu(gpu):
 
 
 def test_a_dispatch_on_a_gpu_is_longer(monkeypatch):
-    monkeypatch.setattr(training, "accelerators", lambda: ["Card 1"])
-    # 160 · 6e10 FLOPs, at 6 · rows · 1000 · units a step, and of 500 rows at least.
-    assert steps_per_dispatch(10, 1000) == 160_000
-    assert steps_per_dispatch(10, 20) == steps_per_dispatch(10, 500) == 320_000
+    monkeypatch.setattr("sda.training.fit.accelerators", lambda: ["Card 1"])
+    # 160 · 6e10 FLOPs, at 6 · weights a row, and of 500 rows at least.
+    assert steps_per_dispatch(19_000_000) == 168
 
 
 @pytest.mark.skipif(bool(devices.accelerators()), reason="there is a GPU")
 def test_without_a_gpu_a_record_names_none_and_dispatches_are_short():
     assert "accelerators" not in runs.circumstances(1)["machine"]
-    assert steps_per_dispatch(10, 1000) == 1000
+    # 6e10 FLOPs, of 16 rows at least.
+    assert steps_per_dispatch(1_100_000) == 568
     # 1/32 of an epoch at least.
-    assert steps_per_dispatch(1000, 20) == 500
-    assert steps_per_dispatch(1000, 1) == 3125
+    assert steps_per_dispatch(19_000_000) == 63
     assert runs.machine_name({"processor": "One", "cores": 2}) == "One, 2 cores"

@@ -90,8 +90,10 @@ def host(array):
     array = np.asarray(array)
     if array.dtype.kind != "f":
         return native(array)
-    # A view is part of the source, which somebody may write to.
-    return array.astype(keras.config.floatx(), order="C", copy=not array.flags.owndata)
+    # A view is part of the source, which somebody may write to. What is too large becomes infinite,
+    # which is refused by name.
+    with np.errstate(over="ignore"):
+        return array.astype(keras.config.floatx(), order="C", copy=not array.flags.owndata)
 
 
 def leaves(data):
