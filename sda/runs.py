@@ -361,6 +361,10 @@ class Phase:
         return _checked(path, content, kinds)
 
 
+def _is_text(value):
+    return isinstance(value, str)
+
+
 def _is_same(path, other):
     return os.path.exists(path) and os.path.samefile(path, other)
 
@@ -401,20 +405,30 @@ def load_stack(phase):
     return stack
 
 
-def read_rows(settings):
+def columns(run):
+    """Return the names of the columns that a run was pretrained on, or None if they had none."""
+    phase = Phase(run, "pretrain")
+    names = phase.results.get("columns") if phase.exists else None
+    if names is not None and not (isinstance(names, list) and all(map(_is_text, names))):
+        raise _damaged(phase.path / "results.json", "columns without names")
+    return names
+
+
+def read_rows(settings, columns=None):
     """Return the rows to train on, and those held out or None, that a phase's settings name.
 
     Args:
         settings: Dictionary with "data", "validation_split", and maybe "labels" and "image_shape"
             (such as "28x28", or "none").
+        columns: List of names, the order in which a table's columns are wanted; see `columns`.
 
     Returns:
         Two `sda.datasets.sources.Source`s, or one and None.
     """
-    return _open(settings).split(settings.get("validation_split", 0))
+    return _open(settings, columns).split(settings.get("validation_split", 0))
 
 
-def read_test_rows(settings):
+def read_test_rows(settings, columns=None):
     """Return rows that a phase was not trained on, and a word on what they are.
 
     Those of a dataset that has test rows; otherwise those held out; otherwise, for want of better,
@@ -423,7 +437,7 @@ def read_test_rows(settings):
     name = settings.get("data", "")
     if not sources.is_file(name) and "::" not in name:
         return _open({**settings, "data": f"{name}::test"}), f"the test rows of {name}"
-    train, held_out = read_rows(settings)
+    train, held_out = read_rows(settings, columns)
     if held_out is None:
         return train, "the rows it was trained on"
     return held_out, "the rows held out"
@@ -459,10 +473,10 @@ def score(phase, rows):
     return diagnostics.classification(np.searchsorted(classes, rows.y), predicted, len(classes))
 
 
-def _open(settings):
+def _open(settings, columns=None):
     if not settings.get("data"):
         raise ValueError("Expected settings that name `data`. Received: none")
-    source = sources.open_source(settings["data"], settings.get("labels"))
+    source = sources.open_source(settings["data"], settings.get("labels")).with_columns(columns)
     text = settings.get("image_shape")
     if text is None:
         return source

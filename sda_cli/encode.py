@@ -31,7 +31,7 @@ def encode(run, data, labels, layer, out, overwrite):
     stack, settings = trained.load_stack(run)
     depth = len(stack.autoencoders)
     layers = range(depth) if layer == "all" else [trained.layer_index(stack, layer)]
-    rows = trained.read_rows(settings, data, labels)
+    rows = trained.read_rows(run, settings, data, labels)
     width = sum(stack.autoencoders[k].units for k in layers)
 
     def codes(x):

@@ -27,10 +27,11 @@ def evaluate(run, data, labels):
     phases = runs.phases(run)
     phase = runs.finished(run, "finetune" if "finetune" in phases else "pretrain")
     if data is None:
-        rows, words = runs.read_test_rows(phase.settings)
+        rows, words = runs.read_test_rows(phase.settings, runs.columns(run))
     else:
         labels = labels or phase.settings.get("labels")
-        rows, words = trained.read_rows(phase.settings, data, labels), f"those of {data}"
+        rows = trained.read_rows(run, phase.settings, data, labels)
+        words = f"those of {data}"
     if phase.name == "pretrain":
         stack, settings = trained.load_stack(run)
         echo(f"{len(rows.x)} rows, {words}")

@@ -32,7 +32,7 @@ def filters(run, layer, units, zoom, image_shape, out, overwrite):
     trained.check_new(out, overwrite, (".png",))
     stack, settings = trained.load_stack(run)
     trained.layer_index(stack, layer)
-    shape = trained.image_shape(trained.read_rows(settings, None, None, image_shape))
+    shape = trained.image_shape(trained.read_rows(run, settings, None, None, image_shape))
     weights = diagnostics.input_weights(stack, layer)[:, :units]
     plotting.save_png(plotting.filter_tiles(weights, shape), out, zoom)
     echo(out)

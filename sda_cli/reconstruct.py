@@ -34,7 +34,7 @@ def reconstruct(run, data, labels, layer, image_shape, out, overwrite):
     trained.check_new(out, overwrite, (".png", *writing.SUFFIXES))
     stack, settings = trained.load_stack(run)
     layer = trained.layer_index(stack, layer)
-    rows = trained.read_rows(settings, data, labels, image_shape)
+    rows = trained.read_rows(run, settings, data, labels, image_shape)
     if pathlib.Path(out).suffix.lower() == ".png":
         shape = trained.image_shape(rows)
         strips = diagnostics.denoised(stack, rows.x[:PICTURED], layer)

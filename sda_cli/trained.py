@@ -14,13 +14,16 @@ def load_stack(run):
     return runs.load_stack(phase), phase.settings
 
 
-def read_rows(settings, data, labels, image_shape=None):
-    """Return the rows that the options name, or all of those that the settings name."""
+def read_rows(run, settings, data, labels, image_shape=None):
+    """Return the rows that the options name, or all of those that the settings name.
+
+    The columns of a table are in the order in which the run was pretrained on them.
+    """
     if data is not None:
         settings = {**settings, "data": data, "labels": labels}
     if image_shape is not None:
         settings = {**settings, "image_shape": image_shape}
-    return runs.read_rows({**settings, "validation_split": 0})[0]
+    return runs.read_rows({**settings, "validation_split": 0}, runs.columns(run))[0]
 
 
 def image_shape(rows):

@@ -44,6 +44,8 @@ def pretrain(ctx, out, resume, overwrite, verbose):
         )
         histories = pretrainer.fit(rows.x, validation_data=held_out and held_out.x, verbose=verbose)
         phase.write_curves(histories)
+        if rows.columns is not None:
+            phase.write_results(columns=rows.columns)
         with replacing(phase.path / "stack.keras") as temporary:
             stack.save(temporary)
     echo(phase.path / "stack.keras")
@@ -63,7 +65,7 @@ def finetune(ctx, run, out, resume, overwrite, verbose):
         settings["validation_split"] = before.settings.get("validation_split", 0)
     settings = resolved(settings, ctx)
     before.check_copy(phase.run)
-    rows, held_out = runs.read_rows(settings)
+    rows, held_out = runs.read_rows(settings, runs.columns(run))
     if rows.y is None:
         raise ValueError("Expected `labels` to say what the rows are. Received: none")
     parts = [rows] if held_out is None else [rows, held_out]

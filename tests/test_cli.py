@@ -24,6 +24,8 @@ from sda_cli.app import COMMANDS, app  # noqa: E402
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = ["--units", "6,4", "--epochs", "2", "--batch-size", "20", "--seed", "3", "--quiet"]
 
+FINE = ["--epochs", "1", "--seed", "3", "--quiet"]
+
 
 @pytest.fixture(autouse=True)
 def _in_folder(tmp_path, monkeypatch):
@@ -494,3 +496,32 @@ def test_progress_bars_are_for_terminals(monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     assert options.verbosity(quiet=False) == 1
     assert options.verbosity(quiet=True) == 0
+
+
+def test_columns_of_a_table_go_by_their_names(rows):
+    pandas = pytest.importorskip("pandas")
+    x, y = rows
+    names = [f"f{i}" for i in range(16)]
+    table = pandas.DataFrame(x, columns=names)
+    table["label"] = y
+    table.to_csv("table.csv", index=False)
+    table[["label", *names[::-1]]].to_csv("turned.csv", index=False)
+    table.rename(columns={"f3": "g"}).to_csv("renamed.csv", index=False)
+    table.drop(columns="f3").to_csv("short.csv", index=False)
+    ok("pretrain", "--data", "table.csv", "--labels", "label", "--out", "run", *SMALL)
+    assert Phase("run", "pretrain").results["columns"] == names
+    found = []
+    for data in ("table.csv", "turned.csv"):
+        out, other = f"{data}.npy", f"run_{data.removesuffix('.csv')}"
+        ok("encode", "run", "--data", data, "--labels", "label", "--out", out)
+        ok("finetune", "run", "--data", data, "--labels", "label", "--out", other, *FINE)
+        scored = ok("evaluate", "run_table", "--data", data, "--labels", "label")
+        weights = sda.load(f"{other}/finetune/classifier.keras").get_weights()
+        found.append((np.load(out), *weights, scored.replace(data, "")))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+    for data, said in (("renamed.csv", "without 'f3'"), ("short.csv", "without 'f3'")):
+        for command in (["encode", "run", "--out", "no.npy"], ["evaluate", "run_table"]):
+            assert said in fails(*command, "--data", data, "--labels", "label")
+        assert said in fails("finetune", "run", "--data", data, "--labels", "label", "--out", "no")
+    assert "with 'label'" in fails("encode", "run", "--data", "table.csv", "--out", "no.npy")

@@ -65,6 +65,24 @@ def test_a_table_without_labels_keeps_all_its_columns():
     assert open_source("table.csv").image_shape is None
 
 
+def test_columns_are_found_by_their_names():
+    table = frame(label=Y)
+    table.to_csv("table.csv", index=False)
+    names = open_source("table.csv", "label").columns
+    table[["f3", "label", *(f"f{i}" for i in (5, 0, 1, 4, 2))]].to_csv("other.csv", index=False)
+    source = open_source("other.csv", "label")
+    assert source.columns != names
+    np.testing.assert_allclose(source.with_columns(names).x, X, rtol=1e-6)
+    assert source.with_columns(names).columns == names
+    for columns, said in ((["f0", "g"], "without 'g'"), (["f0"], "with 'f3'; name a column")):
+        with pytest.raises(ValueError, match=f"the columns that there were in training.*{said}"):
+            source.with_columns(columns)
+    for same in (source.with_columns(None), source.with_columns(source.columns)):
+        assert same is source
+    np.save("x.npy", X)
+    np.testing.assert_array_equal(open_source("x.npy").with_columns(names).x, X)
+
+
 def test_labels_may_be_words():
     names = np.array(["ant", "bee", "cat"])[Y]
     frame(kind=names).to_csv("table.csv", index=False)

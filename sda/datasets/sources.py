@@ -43,6 +43,26 @@ class Source:
         order = np.random.default_rng(0).permutation(len(self.x))
         return self.take(np.sort(order[held_out:])), self.take(np.sort(order[:held_out]))
 
+    def with_columns(self, names):
+        """Returns a `Source` of the same rows with its columns in the order of `names`.
+
+        Raises:
+            ValueError: The columns of the table are others. Rows that have no names stay as they
+                are.
+        """
+        if self.columns is None or names is None or self.columns == names:
+            return self
+        gone = [name for name in names if name not in self.columns]
+        new = [name for name in self.columns if name not in names]
+        if gone or new:
+            raise ValueError(
+                f"Expected a table with the columns that there were in training. Received: one "
+                f"{'without' if gone else 'with'} {(gone or new)[0]!r}"
+                f"{'' if gone else '; name a column of labels as such'}"
+            )
+        x = self.x[:, [self.columns.index(name) for name in names]]
+        return dataclasses.replace(self, x=x, columns=list(names))
+
     def take(self, indices):
         """Returns a `Source` of the rows at the indices, increasing integers; files stay files."""
         x = self.x[indices] if isinstance(self.x, np.ndarray) else _Part(self.x, indices)

@@ -147,7 +147,7 @@ def _run(index, name, phases, stack, most_rows, filter_bytes):
         run["notes"].append(f"Of more than {MOST_CLASSES} classes no confusion matrix is shown.")
         run["confusion"] = None
     try:
-        train, held_out = runs.read_rows(pretrain.settings)
+        train, held_out = runs.read_rows(pretrain.settings, runs.columns(pretrain.run))
     # Whatever has become of the data: the rest of the page does without.
     except (OSError, ValueError, ImportError) as error:
         # Settings may name any file, and a page is for others to see: nothing of it is quoted.

@@ -146,7 +146,7 @@ def run(description, suffix, mutate, read, versions):
     counts, findings, most = collections.Counter(), [], 0
     start = time.monotonic()
     # Ctrl-C ends it, with the counts so far.
-    with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryDirectory() as folder:
+    with contextlib.suppress(KeyboardInterrupt), _folder() as folder:
         path = pathlib.Path(folder, f"file{suffix}")
 
         def write(number):
@@ -178,6 +178,11 @@ def run(description, suffix, mutate, read, versions):
     if asked.out:
         asked.out.write_text(text)
     return int(bool(findings))
+
+
+def _folder():
+    # A child that is still at it may write to it.
+    return tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
 
 
 def made(build):
