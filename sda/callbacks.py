@@ -63,8 +63,17 @@ class GeometricPatience(keras.callbacks.Callback):
         self.best_epoch = None
         self.best_weights = None
         self.stopped_epoch = None
-        self.steps = self.params["steps"]
-        self.patience_updates = self.patience * self.steps
+        self.patience_updates = None
+        self._count_in(self.params["steps"])
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.last_step = batch
+
+    def _count_in(self, steps):
+        self.steps = steps
+        # None of a source of batches that does not say how many it has.
+        if steps is not None:
+            self.patience_updates = self.patience * steps
 
     def on_epoch_end(self, epoch, logs=None):
         if self.monitor not in (logs or {}):
@@ -72,6 +81,8 @@ class GeometricPatience(keras.callbacks.Callback):
                 f"Expected `monitor` to be one of the logs {sorted(logs or {})}. "
                 f"Received: monitor={self.monitor!r}"
             )
+        if self.steps is None:
+            self._count_in(self.last_step + 1)
         error = logs[self.monitor]
         if "acc" in self.monitor:
             error = 1.0 - error

@@ -374,18 +374,19 @@ def test_later_batches_are_checked_too():
         sda.fit(make(), ((X + 1 / i, LABELS) for i in (3, 2, 1, 0)), verbose=0)
 
 
-class Stop(keras.callbacks.Callback):
+# The epoch in which training is cut off: no setting of the callback, nor part of its state.
+CUT = []
+
+
+class Cut(keras.callbacks.Callback):
     """Cuts training off after some batches of an epoch."""
 
-    def __init__(self, epoch):
-        super().__init__()
-        self.at, self.now = epoch, None
-
     def on_epoch_begin(self, epoch, logs=None):
-        self.now = epoch
+        self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.now == self.at and batch > 0:
+        if self.epoch in CUT and batch > 0:
+            CUT.clear()
             raise KeyboardInterrupt
 
 
@@ -412,22 +413,33 @@ def test_a_run_goes_on_from_the_end_of_an_epoch(tmp_path, case):
         "checkpoint_every": 0, **settings,
     }  # fmt: skip
 
-    def train(model, folder, stop):
+    def train(model, folder):
         random.seed(1)
         return sda.fit(
-            model, source(), callbacks=[Stop(stop)], checkpoint_dir=folder,
+            model, source(), callbacks=[Cut()], checkpoint_dir=folder,
             validation_data=Dataset(X, LABELS), **settings,
         )  # fmt: skip
 
     whole, resumed = make(), make()
-    expected = train(whole, tmp_path / "whole", 9)
+    expected = train(whole, tmp_path / "whole")
+    CUT.append(2)
     with pytest.raises(KeyboardInterrupt):
-        train(make(), tmp_path / "run", 2)
-    history = train(resumed, tmp_path / "run", 9)
+        train(make(), tmp_path / "run")
+    history = train(resumed, tmp_path / "run")
     check_close(weights(resumed), weights(whole), 0)
     assert history.history == expected.history
     with pytest.raises(ValueError, match="`checkpoint_dir`"):
-        sda.fit(make(), X, LABELS, callbacks=[Stop(9)], checkpoint_dir=tmp_path / "run", **settings)
+        sda.fit(make(), X, LABELS, callbacks=[Cut()], checkpoint_dir=tmp_path / "run", **settings)
+
+
+@on_one_backend
+def test_patience_counts_the_steps_of_a_source_that_does_not_say_how_many_it_has():
+    stopped = []
+    for source in (tf_of_unknown_length, Alike):
+        patience = sda.callbacks.GeometricPatience("loss", 2, 1.0, improvement_threshold=1e-9)
+        sda.fit(make(), source(X, LABELS), shuffle=False, epochs=9, verbose=0, callbacks=[patience])
+        stopped.append(patience.stopped_epoch)
+    assert stopped[0] == stopped[1] is not None
 
 
 # Pretraining

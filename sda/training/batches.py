@@ -10,7 +10,15 @@ from keras import tree
 from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 
 from sda.training.ahead import ahead
-from sda.training.rows import arrays_of_lists, in_place, is_loader, is_tf, length, warn_of_end
+from sda.training.rows import (
+    arrays_of_lists,
+    batch_at,
+    in_place,
+    is_loader,
+    is_tf,
+    length,
+    warn_of_end,
+)
 
 # What a pass yields after its last batch.
 END = object()
@@ -68,10 +76,10 @@ class Batches:
         """Return a batch without a pass of its own, where that is possible."""
         source = self.source
         if isinstance(source, keras.utils.PyDataset):
-            batches = [source[i] for i in range(min(SEEN, length(source)))]
+            batches = [batch_at(source, i, self.name) for i in range(min(SEEN, length(source)))]
         elif hasattr(source, "element_spec"):
-            shapes = [tuple(spec.shape) for spec in tree.flatten(source.element_spec)]
-            if all(shape and None not in shape[1:] for shape in shapes):
+            shapes = [spec.shape for spec in tree.flatten(source.element_spec)]
+            if all(shape.rank and None not in shape[1:].as_list() for shape in shapes):
                 batches = [tree.map_structure(_zeros, source.element_spec)]
             else:
                 batches = itertools.islice(source.as_numpy_iterator(), 1)
@@ -179,7 +187,7 @@ class Batches:
             # A second pass would have these two and what nobody has taken; so has Keras's.
             batches = itertools.chain(self._seen, source)
         elif isinstance(source, keras.utils.PyDataset):
-            batches = _pass_of(_InOrder(source, order))
+            batches = _pass_of(_InOrder(source, order, self.name))
         elif is_tf(source):
             batches = source.as_numpy_iterator()
         else:
@@ -223,9 +231,10 @@ class Batches:
 class _InOrder(keras.utils.PyDataset):
     """The batches of another dataset in another order; it hears of passes, the other of epochs."""
 
-    def __init__(self, dataset, order):
+    def __init__(self, dataset, order, name):
         super().__init__(dataset.workers, dataset.use_multiprocessing, dataset.max_queue_size)
         self.dataset = dataset
+        self.name = name
         self.places = None
         if order is not None and dataset.num_batches is not None:
             self.places = order(dataset.num_batches)
@@ -235,7 +244,7 @@ class _InOrder(keras.utils.PyDataset):
         return self.dataset.num_batches
 
     def __getitem__(self, i):
-        return self.dataset[i if self.places is None else int(self.places[i])]
+        return batch_at(self.dataset, i if self.places is None else int(self.places[i]), self.name)
 
 
 def _pass_of(dataset):

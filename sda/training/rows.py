@@ -424,11 +424,14 @@ def _batches(dataset, name):
         yield from dataset.as_numpy_iterator() if is_tf(dataset) else dataset
         return
     for i in range(dataset.num_batches):
-        try:
-            batch = dataset[i]
-        except (IndexError, StopIteration) as error:
-            raise ValueError(
-                f"Expected `{name}` to yield {dataset.num_batches} batches, as it says. "
-                f"Received: {i}"
-            ) from error
-        yield batch
+        yield batch_at(dataset, i, name)
+
+
+def batch_at(dataset, i, name):
+    """Return a batch of a `keras.utils.PyDataset`; raise `ValueError` where there is none."""
+    try:
+        return dataset[i]
+    except (IndexError, StopIteration) as error:
+        raise ValueError(
+            f"Expected `{name}` to yield {dataset.num_batches} batches, as it says. Received: {i}"
+        ) from error
