@@ -37,7 +37,7 @@ LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.tmp(\.\w+)?", re.S)
 COMPRESSIONS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_LZF}
 FILTERS = COMPRESSIONS | {h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 # What the readers of HDF5 raise where a file is broken.
-BROKEN_H5 = (OSError, KeyError, RuntimeError, UnicodeError, struct.error)
+BROKEN_H5 = (OSError, KeyError, RuntimeError, OverflowError, UnicodeError, struct.error)
 # Messages in the header of an object: that it goes on elsewhere, and those that only newer objects
 # have. HDF5 crashes on damage to the heaps that these lead to.
 CONTINUATION, NEWER = 0x10, {0x02, 0x06, 0x0A, 0x15}

@@ -390,6 +390,12 @@ def not_hdf5(ground):
     write_model(ground, {**honest(), "model.weights.h5": b"\x89HDF\r\n\x1a\n" + bytes(100)})
 
 
+def root_far_away(ground):
+    weights = bytearray(honest()["model.weights.h5"])
+    weights[64:72] = b"\xff" * 8
+    write_model(ground, {**honest(), "model.weights.h5": bytes(weights)})
+
+
 def half_the_weights(ground):
     weights = honest()["model.weights.h5"]
     write_model(ground, {**honest(), "model.weights.h5": weights[: len(weights) // 2]})
@@ -624,6 +630,7 @@ MODEL_FILES = {
     "a named type": (with_weights(named_type), "plain arrays"),
     "no HDF5": (not_hdf5, "HDF5"),
     "half the weights": (half_the_weights, "HDF5"),
+    "a group beyond all files": (root_far_away, "too large"),
 }
 
 
