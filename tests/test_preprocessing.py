@@ -171,6 +171,15 @@ def test_training_is_that_of_keras(pixels, kind):
     check_same(*stacks)
 
 
+def test_layers_of_training_alone_do_nothing_before_the_first(pixels):
+    noisy = [keras.layers.Dropout(0.9, seed=1), rescaling(pixels), keras.layers.GaussianNoise(5.0)]
+    stacks = [make(noisy), make(rescaling(pixels))]
+    for stack in stacks:
+        pretrain(stack, pixels, epochs=1)
+    check_same(*stacks, 1e-6)
+    np.testing.assert_allclose(*(s.reconstruct(pixels) for s in stacks), rtol=1e-5)
+
+
 def test_validation_is_of_prepared_rows(pixels):
     histories = []
     for before, rows in ((rescaling(pixels), pixels), (None, (pixels / 255).astype("float32"))):
