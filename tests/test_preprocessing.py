@@ -172,7 +172,7 @@ def test_training_is_that_of_keras(pixels, kind):
 
 
 def test_layers_of_training_alone_do_nothing_before_the_first(pixels):
-    noisy = [keras.layers.Dropout(0.9, seed=1), rescaling(pixels), keras.layers.GaussianNoise(5.0)]
+    noisy = [keras.layers.Dropout(0.9, seed=1), rescaling(pixels), keras.layers.GaussianNoise(0.9)]
     stacks = [make(noisy), make(rescaling(pixels))]
     for stack in stacks:
         pretrain(stack, pixels, epochs=1)
