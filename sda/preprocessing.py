@@ -26,13 +26,24 @@ def checked(layers):
         layers = []
     layers = list(layers) if isinstance(layers, (list, tuple)) else [layers]
     for layer in layers:
-        if not isinstance(layer, keras.layers.Layer) or layer.trainable_weights:
-            raise ValueError(
-                "Expected `preprocessing` to be a Keras layer, or a list of such, without weights "
-                "that training changes: a Rescaling, or a Normalization that was adapted. "
-                f"Received: {layer!r}"
-            )
+        if not isinstance(layer, keras.layers.Layer):
+            raise _unfit(layer)
+        _check_fixed(layer)
     return layers
+
+
+def _check_fixed(layer):
+    """Raise `ValueError` for a layer with weights that training would change."""
+    if layer.trainable_weights:
+        raise _unfit(layer)
+
+
+def _unfit(layer):
+    return ValueError(
+        "Expected `preprocessing` to be a Keras layer, or a list of such, without weights "
+        "that training changes: a Rescaling, or a Normalization that was adapted. "
+        f"Received: {layer!r}"
+    )
 
 
 def for_rows(rows):
@@ -69,6 +80,8 @@ def build(layers, shape):
     for layer in layers:
         if not layer.built:
             layer.build(shape)
+            # Before that, it had no weights at all.
+            _check_fixed(layer)
         shape = _output_shape(layer, shape)
     return shape
 

@@ -441,6 +441,15 @@ def test_only_layers_without_weights_to_train_are_taken():
         make(dense)
 
 
+@pytest.mark.parametrize(
+    "layer", [lambda: keras.layers.Dense(3), keras.layers.BatchNormalization], ids=["dense", "norm"]
+)
+def test_a_layer_that_gets_such_weights_when_it_is_built_is_refused(layer):
+    stack = make(layer())
+    with pytest.raises(ValueError, match="without weights that training changes"):
+        stack.build((None, WIDTH))
+
+
 def test_a_normalization_that_saw_nothing_is_refused(pixels):
     stack = make(keras.layers.Normalization())
     with pytest.raises(ValueError, match=r"call `layer.adapt\(x\)` first"):
