@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from sda.ranges import computes_as
+
 # Layers that are at work in training alone: in inference each returns what it is given.
 INERT = (
     keras.layers.ActivityRegularization,
@@ -113,9 +115,11 @@ def inverse(layers, shape):
 
 def _inverse(layer, shape):
     """Return the list of layers that undoes one, or None."""
-    if isinstance(layer, INERT) or getattr(layer, "activation", None) is keras.activations.linear:
+    if computes_as(layer, INERT):
         return []
-    # A subclass may do something else.
+    # A subclass may do something else; so does a Dense, whose activation is linear too.
+    if type(layer) is keras.layers.Activation and layer.activation is keras.activations.linear:
+        return []
     if type(layer) is keras.layers.Rescaling:
         scale, offset = np.asarray(layer.scale, "float64"), np.asarray(layer.offset, "float64")
         if not np.all(scale):

@@ -202,10 +202,11 @@ def test_means_of_sixteen_bits_do_not_come_near_a_normalization():
     layer = keras.layers.Normalization(dtype="float32")
     layer.adapt(x)
     stacks = [make(layer, dtype="mixed_bfloat16"), make(dtype="mixed_bfloat16")]
-    for stack, rows in zip(stacks, (x, np.asarray(layer(x))), strict=True):
+    for stack, rows in zip(stacks, (x, ops.convert_to_numpy(layer(x))), strict=True):
         pretrain(stack, rows)
     check_same(*stacks, 1e-2)
-    codes = [np.asarray(stack(rows)) for stack, rows in zip(stacks, (x, layer(x)), strict=True)]
+    calls = zip(stacks, (x, layer(x)), strict=True)
+    codes = [ops.convert_to_numpy(stack(rows)) for stack, rows in calls]
     np.testing.assert_allclose(codes[0].astype("float32"), codes[1].astype("float32"), atol=1e-2)
 
 
@@ -342,6 +343,34 @@ def test_errors_are_in_the_units_after_preprocessing(pixels):
     strips = [sda.diagnostics.denoised(one, rows) for one, rows in ((stack, pixels), (plain, x))]
     for some, others in zip(*strips, strict=True):
         np.testing.assert_allclose(some, others, atol=1e-5)
+
+
+def fixed_dense(x):
+    """A linear map of the columns, such as one that whitens them."""
+    kernel = np.eye(WIDTH)[::-1] / 255
+    layer = keras.layers.Dense(WIDTH, trainable=False)
+    layer.build((None, WIDTH))
+    layer.trainable = False
+    layer.set_weights([kernel.astype("float32"), np.zeros(WIDTH, "float32")])
+    return layer
+
+
+class AlwaysHalf(keras.layers.Dropout):
+    def call(self, x, training=False):
+        return x / 2
+
+
+@pytest.mark.parametrize("kind", [fixed_dense, lambda x: AlwaysHalf(0.5)], ids=["dense", "own"])
+def test_only_what_does_nothing_counts_as_undone(pixels, kind):
+    layer = kind(pixels)
+    x = pixels.astype("float32")
+    x[3, 2] = np.nan
+    stack, plain = make(layer, missing=0.0), make(missing=0.0)
+    with pytest.raises(ValueError, match="preprocessing has an inverse"):
+        stack.impute(x)
+    whole = np.nan_to_num(x)
+    rows = ops.convert_to_numpy(layer(whole))
+    np.testing.assert_allclose(stack.reconstruct(whole), plain.reconstruct(rows), atol=1e-5)
 
 
 def test_filling_in_needs_a_way_back(pixels):
