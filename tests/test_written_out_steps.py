@@ -87,7 +87,8 @@ def test_a_layer_that_comes_twice_is_trained_as_by_keras(activation):
     def make():
         start = keras.initializers.Orthogonal(seed=1)
         twice = layers.Dense(VISIBLE, activation, kernel_initializer=start)
-        return classifier([lambda: twice, lambda: twice])
+        momentum = keras.optimizers.SGD(0.1, momentum=0.9)
+        return classifier([lambda: twice, lambda: twice], momentum)
 
     check_parity(make)
 
