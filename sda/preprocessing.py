@@ -65,11 +65,23 @@ def described(layers):
 
 
 def check_adapted(layers):
-    """Raise `ValueError` for a `Normalization` that saw no data: it would do nothing."""
+    """Raise `ValueError` for a `Normalization` that saw no data, or missing values in them."""
     for layer in _flat(layers):
-        if type(layer) is not keras.layers.Normalization or layer.input_mean is not None:
+        if type(layer) is not keras.layers.Normalization:
             continue
-        mean, variance = (np.asarray(value) for value in layer.get_weights()[:2])
+        given = layer.input_mean is not None
+        values = (layer.input_mean, layer.input_variance) if given else layer.get_weights()[:2]
+        mean, variance = (np.asarray(value, "float32") for value in values)
+        # Behind it, all that the column has would be missing.
+        if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
+            raise ValueError(
+                "Expected the Normalization in `preprocessing` to have finite means and variances: "
+                "where values are missing, give it those of the others, as "
+                "`Normalization(mean=np.nanmean(x, 0), variance=np.nanvar(x, 0))`. "
+                f"Received: mean={mean.ravel()}"
+            )
+        if given:
+            continue
         if not mean.any() and np.all(variance == 1):
             raise ValueError(
                 "Expected the Normalization in `preprocessing` to be adapted: call "

@@ -485,6 +485,20 @@ def test_a_normalization_that_saw_nothing_is_refused(pixels):
         pretrain(stack, pixels)
 
 
+def test_a_normalization_that_saw_missing_values_is_refused(pixels):
+    x = pixels.astype("float32")
+    x[3, 2] = np.nan
+    stack = make(normalization(x), missing=0.0)
+    with pytest.raises(ValueError, match="finite means and variances"):
+        pretrain(stack, x)
+    # What the message says to do.
+    known = keras.layers.Normalization(mean=np.nanmean(x, 0), variance=np.nanvar(x, 0))
+    stack, plain = make(known, missing=0.0), make(missing=0.0)
+    pretrain(stack, x)
+    pretrain(plain, standard(x, np.nanmean(x, 0), np.nanvar(x, 0)).astype("float32"))
+    check_same(stack, plain)
+
+
 def test_a_run_goes_on_only_with_what_its_normalization_knew(pixels, tmp_path):
     def fit(adapted_to):
         pretrain(make(normalization(adapted_to)), pixels, checkpoint_dir=tmp_path / "run")
