@@ -246,6 +246,14 @@ def test_a_copy_keeps_what_its_normalization_was_adapted_to(pixels):
     np.testing.assert_array_equal(model.predict(pixels, verbose=0), outputs)
 
 
+def test_a_copy_computes_the_function_of_a_lambda(pixels):
+    stack = make(keras.layers.Lambda(lambda x: x / 255), units=(5,))
+    stack.build((None, WIDTH))
+    kernel, bias = stack.autoencoders[0].encoder.get_weights()
+    codes = stack.encoder(copy=True).predict(pixels, verbose=0)
+    np.testing.assert_allclose(codes, sigmoid(pixels / 255 @ kernel + bias), atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_models_load_from_files(pixels, kind, tmp_path):
     stack = make(KINDS[kind][0](pixels))
