@@ -152,6 +152,9 @@ def _dropout(rate, seed):
 
 
 def _copy(layer, position):
+    # It holds nothing, and the config of a lambda leads back to none.
+    if type(layer) is keras.layers.Lambda:
+        return layer
     config = layer.get_config()
     if isinstance(config.get("seed"), int):
         config["seed"] = stream(abs(config["seed"]), "dropout", *position)

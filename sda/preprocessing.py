@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from sda.ranges import computes_as
+
 # Layers that are at work in training alone: in inference each returns what it is given.
 INERT = (
     keras.layers.ActivityRegularization,
@@ -26,13 +28,24 @@ def checked(layers):
         layers = []
     layers = list(layers) if isinstance(layers, (list, tuple)) else [layers]
     for layer in layers:
-        if not isinstance(layer, keras.layers.Layer) or layer.trainable_weights:
-            raise ValueError(
-                "Expected `preprocessing` to be a Keras layer, or a list of such, without weights "
-                "that training changes: a Rescaling, or a Normalization that was adapted. "
-                f"Received: {layer!r}"
-            )
+        if not isinstance(layer, keras.layers.Layer):
+            raise _unfit(layer)
+        _check_fixed(layer)
     return layers
+
+
+def _check_fixed(layer):
+    """Raise `ValueError` for a layer with weights that training would change."""
+    if layer.trainable_weights:
+        raise _unfit(layer)
+
+
+def _unfit(layer):
+    return ValueError(
+        "Expected `preprocessing` to be a Keras layer, or a list of such, without weights "
+        "that training changes: a Rescaling, or a Normalization that was adapted. "
+        f"Received: {layer!r}"
+    )
 
 
 def for_rows(rows):
@@ -52,11 +65,23 @@ def described(layers):
 
 
 def check_adapted(layers):
-    """Raise `ValueError` for a `Normalization` that saw no data: it would do nothing."""
+    """Raise `ValueError` for a `Normalization` that saw no data, or missing values in them."""
     for layer in _flat(layers):
-        if type(layer) is not keras.layers.Normalization or layer.input_mean is not None:
+        if type(layer) is not keras.layers.Normalization:
             continue
-        mean, variance = (np.asarray(value) for value in layer.get_weights()[:2])
+        given = layer.input_mean is not None
+        values = (layer.input_mean, layer.input_variance) if given else layer.get_weights()[:2]
+        mean, variance = (np.asarray(value, "float32") for value in values)
+        # Behind it, all that the column has would be missing.
+        if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
+            raise ValueError(
+                "Expected the Normalization in `preprocessing` to have finite means and variances: "
+                "where values are missing, give it those of the others, as "
+                "`Normalization(mean=np.nanmean(x, 0), variance=np.nanvar(x, 0))`. "
+                f"Received: mean={mean.ravel()}"
+            )
+        if given:
+            continue
         if not mean.any() and np.all(variance == 1):
             raise ValueError(
                 "Expected the Normalization in `preprocessing` to be adapted: call "
@@ -69,6 +94,8 @@ def build(layers, shape):
     for layer in layers:
         if not layer.built:
             layer.build(shape)
+            # Before that, it had no weights at all.
+            _check_fixed(layer)
         shape = _output_shape(layer, shape)
     return shape
 
@@ -100,9 +127,11 @@ def inverse(layers, shape):
 
 def _inverse(layer, shape):
     """Return the list of layers that undoes one, or None."""
-    if isinstance(layer, INERT) or getattr(layer, "activation", None) is keras.activations.linear:
+    if computes_as(layer, INERT):
         return []
-    # A subclass may do something else.
+    # A subclass may do something else; so does a Dense, whose activation is linear too.
+    if type(layer) is keras.layers.Activation and layer.activation is keras.activations.linear:
+        return []
     if type(layer) is keras.layers.Rescaling:
         scale, offset = np.asarray(layer.scale, "float64"), np.asarray(layer.offset, "float64")
         if not np.all(scale):

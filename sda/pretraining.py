@@ -318,10 +318,17 @@ class GreedyPretrainer:
                 seed, done = context["seed"], context["layer"]
                 histories = [_history(saved) for saved in context["histories"]]
                 checkpoint.set_random_state(context.get("random"))
+                # Checkpoints of older versions have none.
+                levels = context.get("levels", ())
+                for autoencoder, level in zip(stack.autoencoders, levels, strict=False):
+                    if level != autoencoder.corruption.level:
+                        autoencoder.corruption.level = level
             else:
                 context.update(seed=seed, layer=0, histories=[], keys=keys)
                 context["stack"] = checkpoint.values(stack.variables)
                 context["start"] = identity.start_of(stack.variables)
+                # Callbacks change them, and a validation has those that training began with.
+                context["levels"] = [a.corruption.level for a in stack.autoencoders]
             stack._begun.train(stack.variables)
         depth = len(stack.autoencoders)
         if done == depth:
@@ -397,6 +404,7 @@ class GreedyPretrainer:
         """Keep all weights of the stack, and what belongs to no layer, for layer `k` + 1."""
         checkpoints.context.update(
             layer=k + 1,
+            levels=[autoencoder.corruption.level for autoencoder in self.stack.autoencoders],
             histories=[_plain_history(history) for history in histories],
             stack=checkpoint.values(self.stack.variables),
             random=checkpoint.random_state(),

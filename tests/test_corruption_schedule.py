@@ -128,6 +128,35 @@ def test_a_run_that_was_cut_off_has_the_level_of_its_epoch(tmp_path):
         )  # fmt: skip
 
 
+def test_a_run_that_goes_on_with_the_same_stack_validates_as_it_began(tmp_path):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1 and (tmp_path / "stop").exists():
+                raise KeyboardInterrupt
+
+    def make(dA):
+        return [CorruptionSchedule(dA, half), Stop()]
+
+    def fit(stack, folder):
+        pretrainer = sda.GreedyPretrainer(
+            stack, keras.optimizers.SGD(0.1), epochs=4, batch_size=8, seed=1,
+            callbacks=lambda k: make(stack.autoencoders[k]), checkpoint_dir=tmp_path / folder,
+        )  # fmt: skip
+        return pretrainer.fit(X, validation_data=X, verbose=0)[0].history
+
+    expected = fit(stack(), "whole")
+    (tmp_path / "stop").touch()
+    same = stack()
+    with pytest.raises(KeyboardInterrupt):
+        fit(same, "run")
+    (tmp_path / "stop").unlink()
+    assert fit(same, "run") == expected
+    # One that has ended gives its last level too.
+    again = stack()
+    assert fit(again, "run") == expected
+    assert again.autoencoders[0].corruption.level == half(3)
+
+
 @pytest.mark.parametrize(
     ("layer", "schedule"),
     [

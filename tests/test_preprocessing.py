@@ -220,7 +220,7 @@ def test_means_of_sixteen_bits_do_not_come_near_a_normalization():
     layer = keras.layers.Normalization(dtype="float32")
     layer.adapt(x)
     stacks = [make(layer, dtype="mixed_bfloat16"), make(dtype="mixed_bfloat16")]
-    for stack, rows in zip(stacks, (x, np.asarray(layer(x))), strict=True):
+    for stack, rows in zip(stacks, (x, ops.convert_to_numpy(layer(x))), strict=True):
         pretrain(stack, rows)
     check_same(*stacks, 1e-2)
     codes = [
@@ -264,6 +264,14 @@ def test_a_copy_keeps_what_its_normalization_was_adapted_to(pixels):
     outputs = model.predict(pixels, verbose=0)
     before.adapt(np.zeros((4, WIDTH), "float32"))
     np.testing.assert_array_equal(model.predict(pixels, verbose=0), outputs)
+
+
+def test_a_copy_computes_the_function_of_a_lambda(pixels):
+    stack = make(keras.layers.Lambda(lambda x: x / 255), units=(5,))
+    stack.build((None, WIDTH))
+    kernel, bias = stack.autoencoders[0].encoder.get_weights()
+    codes = stack.encoder(copy=True).predict(pixels, verbose=0)
+    np.testing.assert_allclose(codes, sigmoid(pixels / 255 @ kernel + bias), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -365,6 +373,34 @@ def test_errors_are_in_the_units_after_preprocessing(pixels):
         np.testing.assert_allclose(some, others, atol=1e-5)
 
 
+def fixed_dense(x):
+    """A linear map of the columns, such as one that whitens them."""
+    kernel = np.eye(WIDTH)[::-1] / 255
+    layer = keras.layers.Dense(WIDTH, trainable=False)
+    layer.build((None, WIDTH))
+    layer.trainable = False
+    layer.set_weights([kernel.astype("float32"), np.zeros(WIDTH, "float32")])
+    return layer
+
+
+class AlwaysHalf(keras.layers.Dropout):
+    def call(self, x, training=False):
+        return x / 2
+
+
+@pytest.mark.parametrize("kind", [fixed_dense, lambda x: AlwaysHalf(0.5)], ids=["dense", "own"])
+def test_only_what_does_nothing_counts_as_undone(pixels, kind):
+    layer = kind(pixels)
+    x = pixels.astype("float32")
+    x[3, 2] = np.nan
+    stack, plain = make(layer, missing=0.0), make(missing=0.0)
+    with pytest.raises(ValueError, match="preprocessing has an inverse"):
+        stack.impute(x)
+    whole = np.nan_to_num(x)
+    rows = ops.convert_to_numpy(layer(whole))
+    np.testing.assert_allclose(stack.reconstruct(whole), plain.reconstruct(rows), atol=1e-5)
+
+
 def test_filling_in_needs_a_way_back(pixels):
     stack = make(Listener(), missing=0.0)
     x = np.where(pixels > 200, np.nan, pixels).astype("float32")
@@ -462,10 +498,33 @@ def test_only_layers_without_weights_to_train_are_taken():
         make(dense)
 
 
+@pytest.mark.parametrize(
+    "layer", [lambda: keras.layers.Dense(3), keras.layers.BatchNormalization], ids=["dense", "norm"]
+)
+def test_a_layer_that_gets_such_weights_when_it_is_built_is_refused(layer):
+    stack = make(layer())
+    with pytest.raises(ValueError, match="without weights that training changes"):
+        stack.build((None, WIDTH))
+
+
 def test_a_normalization_that_saw_nothing_is_refused(pixels):
     stack = make(keras.layers.Normalization())
     with pytest.raises(ValueError, match=r"call `layer.adapt\(x\)` first"):
         pretrain(stack, pixels)
+
+
+def test_a_normalization_that_saw_missing_values_is_refused(pixels):
+    x = pixels.astype("float32")
+    x[3, 2] = np.nan
+    stack = make(normalization(x), missing=0.0)
+    with pytest.raises(ValueError, match="finite means and variances"):
+        pretrain(stack, x)
+    # What the message says to do.
+    known = keras.layers.Normalization(mean=np.nanmean(x, 0), variance=np.nanvar(x, 0))
+    stack, plain = make(known, missing=0.0), make(missing=0.0)
+    pretrain(stack, x)
+    pretrain(plain, standard(x, np.nanmean(x, 0), np.nanvar(x, 0)).astype("float32"))
+    check_same(stack, plain)
 
 
 def test_a_run_goes_on_only_with_what_its_normalization_knew(pixels, tmp_path):

@@ -82,6 +82,17 @@ def test_noise_and_dropout_are_those_of_keras(name):
     check_parity(lambda: classifier(HIDDEN[name], keras.optimizers.SGD(0.3)))
 
 
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+def test_a_layer_that_comes_twice_is_trained_as_by_keras(activation):
+    def make():
+        start = keras.initializers.Orthogonal(seed=1)
+        twice = layers.Dense(VISIBLE, activation, kernel_initializer=start)
+        momentum = keras.optimizers.SGD(0.1, momentum=0.9)
+        return classifier([lambda: twice, lambda: twice], momentum)
+
+    check_parity(make)
+
+
 class Halving(keras.optimizers.schedules.LearningRateSchedule):
     """A schedule that cannot be saved."""
 

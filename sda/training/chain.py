@@ -139,6 +139,9 @@ def _sequential_chain(model):
             dropout = None
     if None in layers or dropout or not layers or layers[-1].activation != "softmax":
         return None
+    # The gradients of a layer that comes twice add up.
+    if len({id(layer.kernel) for layer in layers}) < len(layers):
+        return None
     return Chain(tuple(layers), loss, noise, smoothing, tuple(preprocessing))
 
 
