@@ -24,7 +24,7 @@ from sda import processes
 from sda.checkpoints.identity import differences, stateful, versions
 from sda.checks import check_number
 from sda.locks import LOCK, Lock
-from sda.safe_files import printable, read_npz
+from sda.safe_files import open_plain, printable, read_npz
 
 # The header of a checkpoint: this, the version of the format, and the SHA-256 of what follows.
 MAGIC = b"sda-checkpoint"
@@ -554,8 +554,13 @@ def write(path, saved):
 
 
 def read(path):
-    """Return what `write` wrote; raise `Damaged` if it is no longer that."""
-    return _unpacked(_verified(path.read_bytes()))
+    """Return what `write` wrote; raise `Damaged` if it is no longer that.
+
+    Raises:
+        ValueError: If it is a link or no regular file, such as a FIFO, which would be waited for.
+    """
+    with open_plain(path, links=False) as file:
+        return _unpacked(_verified(file.read()))
 
 
 def _digest(version, content):

@@ -849,7 +849,17 @@ def folder(path, other):
     path.mkdir()
 
 
-@pytest.mark.parametrize("spoil", [copied_over, of_nan, foreign, folder])
+def link_to_itself(path, other):
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def fifo(path, other):
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("spoil", [copied_over, of_nan, foreign, folder, link_to_itself, fifo])
 def test_a_layer_of_the_store_that_is_not_what_was_asked_for_is_trained_again(tmp_path, spoil):
     store = sda.PrefixStore(tmp_path)
     expected = pretrained(store)
@@ -862,6 +872,19 @@ def test_a_layer_of_the_store_that_is_not_what_was_asked_for_is_trained_again(tm
         assert_same(pretrained(store), expected)
     assert any(re.search(rf"{path}.* is not used", str(warning.message)) for warning in told)
     assert (store.hits, store.misses) == (0, 1)
+
+
+@pytest.mark.parametrize("spoil", [folder, link_to_itself, fifo])
+def test_a_layer_whose_lock_is_none_is_trained_all_the_same(tmp_path, spoil):
+    expected = pretrained(sda.PrefixStore(tmp_path))
+    (path,) = tmp_path.glob("*.layer")
+    path.unlink()
+    spoil(path.with_suffix(".lock"), None)
+    store = sda.PrefixStore(tmp_path)
+    with pytest.warns(UserWarning, match=rf"{path.with_suffix('.lock')}.* cannot be taken"):
+        assert_same(pretrained(store), expected)
+    assert_same(pretrained(store), expected)
+    assert (store.hits, store.misses) == (1, 1)
 
 
 def test_a_store_that_cannot_be_written_costs_the_layer_and_not_the_run(tmp_path):
