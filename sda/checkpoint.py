@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import io
 import json
+import logging
 import os
 import pathlib
 import random
@@ -439,7 +440,7 @@ def _is_lost(callback, value):
     # Keras's own have files and threads.
     return not (
         type(callback).__module__.startswith("keras.")
-        or isinstance(value, (io.IOBase, types.ModuleType))
+        or isinstance(value, (io.IOBase, types.ModuleType, logging.Logger))
     )
 
 

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import logging
 import os
 import pathlib
 import random
@@ -817,6 +818,17 @@ def test_what_cannot_be_saved_is_told(tmp_path):
 
     with pytest.warns(UserWarning, match=r"`own` of Holds is not saved"):
         finetune(classifier(), tmp_path, [Holds()])
+
+
+def test_a_logger_is_no_state(tmp_path):
+    class Logs(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.log = logging.getLogger("logs")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        finetune(classifier(), tmp_path, [Logs()])
 
 
 # Files that are not what they seem
