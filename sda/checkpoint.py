@@ -105,7 +105,8 @@ class Checkpoints:
         # What a run that was killed had begun to write.
         for leftover in self.path.glob(f"*{SUFFIX}.tmp"):
             if LEFTOVER.fullmatch(leftover.name):
-                leftover.unlink()
+                with contextlib.suppress(OSError):  # a folder
+                    leftover.unlink()
         files = self._files()
         for path in reversed(files):
             try:

@@ -934,7 +934,10 @@ def test_leftovers_are_cleared_away_and_what_others_put_there_stays(tmp_path):
     others = ["mine.checkpoint", "00000001.checkpoint.bak", "notes.checkpoint.tmp", "x.tmp"]
     for name in [*others, "0123456789abcdef.checkpoint.tmp"]:
         (run / name).write_text(name)
+    folder = run / "fedcba9876543210.checkpoint.tmp"
+    folder.mkdir()
     finetune(classifier(), run, epochs=1)
+    assert folder.is_dir()
     assert all((run / name).read_text() == name for name in others)
     assert not (run / "0123456789abcdef.checkpoint.tmp").exists()
 
