@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import io
 import json
+import logging
 import os
 import pathlib
 import random
@@ -24,7 +25,7 @@ from sda import processes
 from sda.checkpoints.identity import differences, stateful, versions
 from sda.checks import check_number
 from sda.locks import LOCK, Lock
-from sda.safe_files import printable, read_npz
+from sda.safe_files import open_plain, printable, read_npz
 
 # The header of a checkpoint: this, the version of the format, and the SHA-256 of what follows.
 MAGIC = b"sda-checkpoint"
@@ -104,7 +105,8 @@ class Checkpoints:
         # What a run that was killed had begun to write.
         for leftover in self.path.glob(f"*{SUFFIX}.tmp"):
             if LEFTOVER.fullmatch(leftover.name):
-                leftover.unlink()
+                with contextlib.suppress(OSError):  # a folder
+                    leftover.unlink()
         files = self._files()
         for path in reversed(files):
             try:
@@ -439,7 +441,7 @@ def _is_lost(callback, value):
     # Keras's own have files and threads.
     return not (
         type(callback).__module__.startswith("keras.")
-        or isinstance(value, (io.IOBase, types.ModuleType))
+        or isinstance(value, (io.IOBase, types.ModuleType, logging.Logger))
     )
 
 
@@ -554,8 +556,13 @@ def write(path, saved):
 
 
 def read(path):
-    """Return what `write` wrote; raise `Damaged` if it is no longer that."""
-    return _unpacked(_verified(path.read_bytes()))
+    """Return what `write` wrote; raise `Damaged` if it is no longer that.
+
+    Raises:
+        ValueError: If it is a link or no regular file, such as a FIFO, which would be waited for.
+    """
+    with open_plain(path, links=False) as file:
+        return _unpacked(_verified(file.read()))
 
 
 def _digest(version, content):

@@ -5,6 +5,7 @@ import hashlib
 import os
 import pathlib
 import re
+import stat
 import warnings
 
 import keras
@@ -83,13 +84,27 @@ class PrefixStore:
             self._clear()
         saved = self._read(path, settings, variables)
         if saved is None:
-            with alone(path.with_suffix(".lock")):
+            with self._lock(path.with_suffix(".lock")):
                 saved = self._read(path, settings, variables)
                 if saved is None:
                     return self._train(path, settings, variables, train)
         checkpoint.assign(variables, saved["variables"], "layer")
         self.hits += 1
         return saved["outcome"]
+
+    @contextlib.contextmanager
+    def _lock(self, path):
+        """Hold the lock of a layer; where there can be none, say so, and wait for nobody."""
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(alone(path))
+            except ValueError as error:
+                warnings.warn(
+                    f"The lock {str(path)!r} cannot be taken: {printable(error)}. Whoever needs "
+                    "the layer trains it.",
+                    stacklevel=4,
+                )
+            yield
 
     def _train(self, path, settings, variables, train):
         self.misses += 1
@@ -158,7 +173,9 @@ class PrefixStore:
         entries = []
         for path in self.path.glob(f"*{SUFFIX}"):
             with contextlib.suppress(FileNotFoundError):  # evicted by another process
-                found = path.stat()
+                found = path.lstat()
+                if not stat.S_ISREG(found.st_mode):  # nothing of ours
+                    continue
                 entries.append((found.st_mtime_ns, found.st_size, path))
         return sorted(entries)
 

@@ -1,5 +1,6 @@
 """What tells one function, object or weight from another, and one run from the next."""
 
+import argparse
 import collections
 import dataclasses
 import enum
@@ -250,6 +251,16 @@ class Colour(enum.Enum):
 
 
 Pair = collections.namedtuple("Pair", "a b")
+
+
+@pytest.mark.parametrize("kind", [types.SimpleNamespace, argparse.Namespace])
+def test_settings_in_a_namespace_tell(kind):
+    def loss(**settings):
+        return of("def f(y, z): return set.by * (y - z)", set=kind(**settings))
+
+    assert told(loss(by=2.0, n=[1])) == told(loss(n=[1], by=2.0))
+    assert told(loss(by=2.0, n=[1])) != told(loss(by=3.0, n=[1]))
+    assert told(loss(by=2.0, n=[1])) != told(loss(by=2.0, n=[2]))
 
 
 def test_common_values_of_notebooks_are_known():

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import logging
 import os
 import pathlib
 import random
@@ -819,6 +820,17 @@ def test_what_cannot_be_saved_is_told(tmp_path):
         finetune(classifier(), tmp_path, [Holds()])
 
 
+def test_a_logger_is_no_state(tmp_path):
+    class Logs(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.log = logging.getLogger("logs")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        finetune(classifier(), tmp_path, [Logs()])
+
+
 # Files that are not what they seem
 
 
@@ -849,7 +861,17 @@ def folder(path, other):
     path.mkdir()
 
 
-@pytest.mark.parametrize("spoil", [copied_over, of_nan, foreign, folder])
+def link_to_itself(path, other):
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def fifo(path, other):
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("spoil", [copied_over, of_nan, foreign, folder, link_to_itself, fifo])
 def test_a_layer_of_the_store_that_is_not_what_was_asked_for_is_trained_again(tmp_path, spoil):
     store = sda.PrefixStore(tmp_path)
     expected = pretrained(store)
@@ -862,6 +884,19 @@ def test_a_layer_of_the_store_that_is_not_what_was_asked_for_is_trained_again(tm
         assert_same(pretrained(store), expected)
     assert any(re.search(rf"{path}.* is not used", str(warning.message)) for warning in told)
     assert (store.hits, store.misses) == (0, 1)
+
+
+@pytest.mark.parametrize("spoil", [folder, link_to_itself, fifo])
+def test_a_layer_whose_lock_is_none_is_trained_all_the_same(tmp_path, spoil):
+    expected = pretrained(sda.PrefixStore(tmp_path))
+    (path,) = tmp_path.glob("*.layer")
+    path.unlink()
+    spoil(path.with_suffix(".lock"), None)
+    store = sda.PrefixStore(tmp_path)
+    with pytest.warns(UserWarning, match=rf"{path.with_suffix('.lock')}.* cannot be taken"):
+        assert_same(pretrained(store), expected)
+    assert_same(pretrained(store), expected)
+    assert (store.hits, store.misses) == (1, 1)
 
 
 def test_a_store_that_cannot_be_written_costs_the_layer_and_not_the_run(tmp_path):
@@ -899,7 +934,10 @@ def test_leftovers_are_cleared_away_and_what_others_put_there_stays(tmp_path):
     others = ["mine.checkpoint", "00000001.checkpoint.bak", "notes.checkpoint.tmp", "x.tmp"]
     for name in [*others, "0123456789abcdef.checkpoint.tmp"]:
         (run / name).write_text(name)
+    folder = run / "fedcba9876543210.checkpoint.tmp"
+    folder.mkdir()
     finetune(classifier(), run, epochs=1)
+    assert folder.is_dir()
     assert all((run / name).read_text() == name for name in others)
     assert not (run / "0123456789abcdef.checkpoint.tmp").exists()
 

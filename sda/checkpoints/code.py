@@ -7,6 +7,7 @@ config, and what an installed package defines by its name and the package's vers
 numbers, no names of files.
 """
 
+import argparse
 import collections
 import contextlib
 import dataclasses
@@ -71,6 +72,8 @@ KERAS = (
 )
 # Objects within objects that are followed: Python's stack ends somewhere.
 DEEPEST = 60
+# Python's own that are nothing but their attributes: settings, as a rule.
+NAMESPACES = (types.SimpleNamespace, argparse.Namespace)
 # Methods that change the container they belong to.
 FILLING = {
     "add", "append", "appendleft", "clear", "discard", "extend", "extendleft", "fill", "insert",
@@ -178,7 +181,7 @@ class Reader:
             return {"config": anonymous(config_of(value, self)), **self.unsaid(value, where)}
         if isinstance(value, keras.callbacks.Callback):
             return self._callback(value, where)
-        if not is_installed(type(value)):
+        if not is_installed(type(value)) or type(value) in NAMESPACES:
             return self._instance(value, where)
         wrapped = getattr(value, "__wrapped__", getattr(value, "python_function", None))
         if callable(value) and callable(wrapped):  # compiled or cached: the same numbers
