@@ -241,7 +241,7 @@ def test_many_rows_are_kept_in_files_that_go_with_the_context(tmp):
             assert isinstance(x, np.memmap)
             np.testing.assert_array_equal(x, array)
             np.testing.assert_array_equal(y, array[:, 0])
-        assert len(list(tmp.rglob("*"))) == 1 + 4
+        assert len([path for path in tmp.rglob("*") if path.stat().st_size > 1]) == 1 + 4
         raise KeyboardInterrupt
     assert not list(tmp.iterdir())
 

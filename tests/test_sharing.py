@@ -334,6 +334,7 @@ def nested_before(inputs, later):
     return [codes, later(dense)(inputs)]
 
 
+@pytest.mark.filterwarnings("ignore")  # of Keras, before it gives up
 @pytest.mark.parametrize("later", [lambda dense: dense, dA], ids=["stock Keras", "dA"])
 def test_a_dense_first_met_within_a_nested_model_is_no_longer_shared(tmp_path, later):
     """Keras copies the config of a nested model before it knows what is shared."""

@@ -204,7 +204,7 @@ class Sweep:
             self._do(study, asked, train, held_out, prefixes, verbose)
             self._write_table(study)
         rows = self._write_table(study)
-        with alone(self.path / LOCK):
+        with alone(self.path / LOCK), reading(self.storage):
             report.draw(self, study, rows)
         return rows
 

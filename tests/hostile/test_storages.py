@@ -131,5 +131,5 @@ def test_what_sqlite_would_do_by_itself_is_refused(tmp_path, trap):
 
 def test_a_database_that_is_no_file_is_refused_at_once(tmp_path):
     pathlib.Path(tmp_path, "sweep.db").mkdir()
-    with pytest.raises(ValueError, match="`storage` to be a file of SQLite"):
+    with pytest.raises(ValueError, match=r"sweep\.db to be a database\. Received: no regular file"):
         run(sweep(tmp_path, "tpe"))
