@@ -30,10 +30,9 @@ def pretrain(ctx, out, resume, overwrite, verbose):
     settings = resolved(options.asked(ctx, phase, resume), ctx)
     rows, held_out = runs.read_rows(settings)
     chosen = preprocessing.for_rows(rows.x)
-    settings["preprocessing"] = preprocessing.described(chosen)
     stack = make_stack(settings, chosen)
     if chosen:
-        click.echo(f"preprocessing: {settings['preprocessing']}")
+        echo(f"preprocessing: {preprocessing.described(chosen)}")
     with running(phase, settings, resume, overwrite) as log:
         log.info("%s rows of %s values", *rows.x.shape)
         pretrainer = make_pretrainer(
@@ -44,8 +43,13 @@ def pretrain(ctx, out, resume, overwrite, verbose):
         )
         histories = pretrainer.fit(rows.x, validation_data=held_out and held_out.x, verbose=verbose)
         phase.write_curves(histories)
+        found = {}
         if rows.columns is not None:
-            phase.write_results(columns=rows.columns)
+            found["columns"] = rows.columns
+        if chosen:
+            found["preprocessing"] = preprocessing.described(chosen)
+        if found:
+            phase.write_results(**found)
         with replacing(phase.path / "stack.keras") as temporary:
             stack.save(temporary)
     echo(phase.path / "stack.keras")

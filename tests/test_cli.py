@@ -1,5 +1,6 @@
 """The `sda` command, run in this process through click's runner, and twice as a real one."""
 
+import json
 import os
 import pathlib
 import re
@@ -525,3 +526,30 @@ def test_columns_of_a_table_go_by_their_names(rows):
             assert said in fails(*command, "--data", data, "--labels", "label")
         assert said in fails("finetune", "run", "--data", data, "--labels", "label", "--out", "no")
     assert "with 'label'" in fails("encode", "run", "--data", "table.csv", "--out", "no.npy")
+
+
+def test_bytes_are_taken_for_pixels_and_that_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 9)).astype("uint8")
+    np.save("pixels.npy", pixels)
+    done = CliRunner().invoke(
+        app,
+        [
+            "pretrain",
+            "--data",
+            "pixels.npy",
+            "--units",
+            "4",
+            "--epochs",
+            "1",
+            "--out",
+            "run",
+            "--quiet",
+        ],
+    )
+    assert done.exit_code == 0, done.output
+    assert "preprocessing: Rescaling(0.00392157, 0)" in done.output
+    found = json.loads((tmp_path / "run/pretrain/results.json").read_text())
+    assert found["preprocessing"] == "Rescaling(0.00392157, 0)"
+    (layer,) = sda.load("run/pretrain/stack.keras").preprocessing
+    assert (layer.scale, layer.offset) == (1 / 255, 0.0)
