@@ -1,11 +1,13 @@
 """Workers of a sweep that join, die and come back. What a run trains is a stand-in here."""
 
+import contextlib
 import csv
 import multiprocessing
 import os
 import pathlib
 import random
 import signal
+import sqlite3
 import threading
 import time
 
@@ -17,6 +19,7 @@ pytest.importorskip("optuna")
 import optuna
 
 import sda
+from sda.safe_files import Damaged
 from sda.seeding import spawn
 from sda.sweep import Range, Sweep, report, search, studies, trial, workers
 
@@ -326,6 +329,16 @@ def test_damaged_storages_are_named(tmp_path, judge):
         journal.write_text(f"{line}\n" * 3)
         with pytest.raises(ValueError, match="Expected `storage` to hold what sweeps write"):
             run(made(tmp_path, storage=f"journal:{journal}"))
+
+
+def test_a_database_that_was_edited_is_named(tmp_path, judge):
+    run(made(tmp_path))
+    with contextlib.closing(sqlite3.connect(tmp_path / "sweep.db")) as connection:
+        odd = '{"name": "X", "attributes": {}}'
+        connection.execute("UPDATE trial_params SET distribution_json = ?", [odd])
+        connection.commit()
+    with pytest.raises(Damaged, match="Unknown distribution class"):
+        run(made(tmp_path))
 
 
 def test_a_study_of_another_program_is_left_alone(tmp_path, judge):

@@ -178,9 +178,11 @@ def reading(storage):
         OverflowError,
         RuntimeError,
         TypeError,
-        UnicodeError,
-        json.JSONDecodeError,
+        ValueError,
     ) as error:
+        of_text = isinstance(error, (UnicodeError, json.JSONDecodeError))
+        if isinstance(error, ValueError) and not (of_text or _is_of_storage(error)):
+            raise
         # SQLAlchemy adds the statement, Optuna a guess, to what the database says.
         cause = error.__cause__ if isinstance(error, optuna.exceptions.OptunaError) else error
         said = str(getattr(cause, "orig", cause)).partition("\n")[0]
@@ -188,6 +190,15 @@ def reading(storage):
             "Expected `storage` to hold what sweeps write, and to take more. Received: storage="
             f"{_shown(storage)} with {type(cause).__name__}: {printable(said)[:200]}"
         ) from error
+
+
+def _is_of_storage(error):
+    """Whether Optuna raised an error where it reads a storage: others are about arguments."""
+    trace = error.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    name = trace.tb_frame.f_globals.get("__name__", "")
+    return name.startswith(("optuna.distributions", "optuna.storages"))
 
 
 def _shown(storage):
