@@ -347,8 +347,7 @@ class StackedDenoisingAutoencoder(keras.Model):
             dropout: One rate in [0, 1), or a list with one for the input and one for each code.
             copy: Whether the model gets weights of its own. By default it holds the stack's own
                 `Dense` layers: training it trains the stack. Dropout and noise have masks of their
-                own in each model of the stack, from its kind, its name, and how many of that kind
-                and name were made before.
+                own in models of other kinds and names; a model that is made again has the same.
             noise: Standard deviation of Gaussian noise on the input while the model is trained, a
                 number in [0, 1].
             name: Name of the model, "classifier" by default. Two of one name cannot be in one
