@@ -5,7 +5,6 @@ import importlib
 import keras
 import numpy as np
 
-from sda import preprocessing
 from sda.checkpoints import identity
 from sda.codes import encode_rows
 from sda.forks import check_process
@@ -235,7 +234,7 @@ def _shared_settings(pretrainer):
         "preprocessing": [
             _without_seeds(identity.object_settings(la, "stack")) for la in stack.preprocessing
         ],
-        "preprocessing weights": preprocessing.digest(stack.preprocessing),
+        "preprocessing weights": identity.weights_settings(stack.preprocessing),
         "shape": list(stack.example_shape) if stack.built else None,
     }
 

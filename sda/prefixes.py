@@ -1,7 +1,6 @@
 """Pretrained layers that several runs share: a store on disk, addressed by what made them."""
 
 import contextlib
-import hashlib
 import os
 import pathlib
 import re
@@ -12,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from sda import checkpoint, preprocessing
+from sda import checkpoint
 from sda.checkpoints import identity
 from sda.checks import check_count
 from sda.locks import Lock, alone
@@ -212,7 +211,7 @@ def ground(stack, rows, validation):
         "data": identity.data_settings(rows),
         "validation_data": identity.data_settings(validation),
         "preprocessing": [identity.object_settings(la, "stack") for la in stack.preprocessing],
-        "preprocessing weights": preprocessing.digest(stack.preprocessing),
+        "preprocessing weights": identity.weights_settings(stack.preprocessing),
         # Of Python's the bytecode tells, where there is any.
         "versions": {k: v for k, v in identity.versions().items() if k != "python"},
         "floatx": keras.config.floatx(),
@@ -250,12 +249,8 @@ def layer_settings(below, autoencoder, training):
         autoencoder: The built `sda.DenoisingAutoencoder`, about to be trained.
         training: Its `training_settings`.
     """
-    digest = hashlib.sha256()
-    for value in checkpoint.values(autoencoder.variables):
-        digest.update(f"{value.dtype}{value.shape}".encode())
-        digest.update(value.tobytes())
     return {
         "below": identity.address(below),
-        "start": digest.hexdigest(),
+        "start": identity.values_digest(checkpoint.values(autoencoder.variables)),
         "training": training,
     }

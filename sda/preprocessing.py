@@ -1,20 +1,15 @@
 """What rows go through before the first dA: layers of Keras that nothing trains."""
 
-import hashlib
-
 import keras
 import numpy as np
 from keras import ops
 
-from sda.ranges import computes_as
+from sda import ranges
 
-# Layers that are at work in training alone: in inference each returns what it is given.
+# Layers that do nothing in inference: besides those that may stand among codes.
 INERT = (
+    *ranges.INERT,
     keras.layers.ActivityRegularization,
-    keras.layers.AlphaDropout,
-    keras.layers.Dropout,
-    keras.layers.GaussianDropout,
-    keras.layers.GaussianNoise,
     keras.layers.Identity,
     keras.layers.SpatialDropout1D,
     keras.layers.SpatialDropout2D,
@@ -127,7 +122,7 @@ def inverse(layers, shape):
 
 def _inverse(layer, shape):
     """Return the list of layers that undoes one, or None."""
-    if computes_as(layer, INERT):
+    if ranges.computes_as(layer, INERT):
         return []
     # A subclass may do something else; so does a Dense, whose activation is linear too.
     if type(layer) is keras.layers.Activation and layer.activation is keras.activations.linear:
@@ -172,15 +167,6 @@ def affine(layers):
 def _output_shape(layer, shape):
     # Where a layer does not say its shape, Keras finds it by calling it.
     return tuple(layer.compute_output_spec(keras.KerasTensor(shape)).shape)
-
-
-def digest(layers):
-    """Return the SHA-256 of the layers' weights: a Normalization is what it was adapted to."""
-    found = hashlib.sha256()
-    for layer in layers:
-        for array in layer.get_weights():
-            found.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
-    return found.hexdigest()
 
 
 def _flat(layers):

@@ -433,7 +433,7 @@ class GreedyPretrainer:
             "shuffle": shuffle,
             "seed": self.seed,
             "stack": begun.read(self.stack, lambda: identity.model_settings(self.stack, left_out)),
-            "preprocessing": before.digest(self.stack.preprocessing),
+            "preprocessing": identity.weights_settings(self.stack.preprocessing),
             "callbacks": [begun.callbacks(made, left_out) for made in callbacks],
         }
         identity.warn_of(left_out, "checkpoints")

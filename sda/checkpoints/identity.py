@@ -235,6 +235,20 @@ def address(settings):
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
+def values_digest(arrays):
+    """Return the SHA-256 of several arrays, with their types and shapes."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.dtype}{array.shape}".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()
+
+
+def weights_settings(layers):
+    """Return what tells the weights of layers from others: a Normalization is what it knows."""
+    return values_digest(array for layer in layers for array in layer.get_weights())
+
+
 def versions():
     """Return the versions of what the bits of a result depend on."""
     found = {"python": python_version()}
