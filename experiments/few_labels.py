@@ -159,7 +159,7 @@ def compute(data, scale, verbose=0):
         if arm.endswith("spread"):
             spreading = _spreading(training)
             recipe = spreading.finetuning
-            # Named, since the masks of the second of one name are others: parts may be skipped.
+            # Models of two names draw masks of their own.
             model = start.classifier(
                 10, recipe.dropout, copy=True, noise=recipe.noise, name=f"labels_{labels}"
             )

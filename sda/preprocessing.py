@@ -49,14 +49,14 @@ def for_rows(rows):
 
 
 def described(layers):
-    """Return the layers in words, for a line of the terminal and for settings."""
+    """Return the layers in words, for a line of the terminal and the results of a run."""
     names = [
         f"Rescaling({layer.scale:.6g}, {layer.offset:.6g})"
         if affine([layer]) is not None
         else type(layer).__name__
         for layer in layers
     ]
-    return ", ".join(names) or "none"
+    return ", ".join(names)
 
 
 def check_adapted(layers):

@@ -31,6 +31,13 @@ from sda_cli.app import app
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="makes links and FIFOs")
 SMALL = ["--units", "4", "--epochs", "1", "--quiet"]
 
+# What there may be in the place of a file, and what makes it there.
+IRREGULAR = {
+    "fifo": lambda path: os.mkfifo(path),  # which not every system has
+    "folder": os.mkdir,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+}
+
 
 def run(*arguments):
     return CliRunner().invoke(app, [str(a) for a in arguments])
@@ -126,40 +133,29 @@ def test_a_copy_of_a_pretraining_is_of_its_own_files_and_of_one_training(mine):
 @pytest.mark.parametrize(
     "name", ["rows.npy", "rows.npz", "rows.h5", "rows.txt", "rows.csv", "rows.parquet"]
 )
-@pytest.mark.parametrize("kind", ["fifo", "folder", "device"])
+@pytest.mark.parametrize("kind", IRREGULAR)
 def test_what_is_no_regular_file_is_refused_at_once(mine, name, kind):
     path = mine.parent / kind / name
     path.parent.mkdir()
-    if kind == "device":
-        path.symlink_to("/dev/zero")
-    else:
-        {"fifo": os.mkfifo, "folder": os.mkdir}[kind](path)
+    IRREGULAR[kind](path)
     with pytest.raises(ValueError, match="to be a regular file"):
         sda.datasets.read(path)
 
 
-@pytest.mark.parametrize("kind", ["fifo", "folder", "device"])
+@pytest.mark.parametrize("kind", IRREGULAR)
 def test_settings_that_are_no_regular_file_are_refused_at_once(mine, kind):
     path = mine.parent / "settings.toml"
-    {
-        "fifo": os.mkfifo,
-        "folder": os.mkdir,
-        "device": lambda path: path.symlink_to("/dev/zero"),
-    }[kind](path)
+    IRREGULAR[kind](path)
     assert run("pretrain", "--out", "run", "--config", path).exit_code
     (mine.parent / "run/pretrain").mkdir(parents=True)
     path.rename(mine.parent / "run/pretrain/settings.toml")
     assert run("pretrain", "--out", "run", "--resume").exit_code
 
 
-@pytest.mark.parametrize("kind", ["fifo", "folder", "device"])
+@pytest.mark.parametrize("kind", IRREGULAR)
 def test_files_of_datasets_that_are_no_regular_files_are_refused_at_once(mine, kind):
     path = mine.parent / "file"
-    {
-        "fifo": os.mkfifo,
-        "folder": os.mkdir,
-        "device": lambda path: path.symlink_to("/dev/zero"),
-    }[kind](path)
+    IRREGULAR[kind](path)
     for reader in (lambda: read_idx(path, (2, 2)), lambda: read_amat(path, 2, 2, 2)):
         with pytest.raises(ValueError, match="Expected `path` to"):
             reader()
