@@ -24,7 +24,7 @@ import sda
 from experiments import parts, recipes, selection
 from experiments.networks import Protocol, network
 from sda.datasets import larochelle2007, shapes
-from sda.seeding import spawn
+from sda.streams import spawn
 
 NAME = "larochelle2007"
 METHODS = {

@@ -9,7 +9,7 @@ import keras
 import sda
 from experiments import recipes
 from experiments.record import matmul_precision, write_json
-from sda.seeding import spawn
+from sda.streams import spawn
 
 NOISES = {
     "masking": sda.MaskingNoise,

@@ -24,7 +24,7 @@ import sda
 from experiments import cost_model, parts, recipes
 from experiments.cost_model import H100, Machine, Network
 from experiments.record import EpochClock
-from sda.seeding import spawn
+from sda.streams import spawn
 
 NAME = "scaling"
 VISIBLE, HIDDEN = 784, 1000

@@ -1,36 +1,25 @@
 """Stacked denoising autoencoders for Keras 3: pretrain layer by layer, then fine-tune."""
 
-from sda import (
-    callbacks,
-    datasets,
-    diagnostics,
-    losses,
-    penalties,
-    plotting,
-    population,
-    semisupervised,
-    sweep,
-    tables,
-    tutorial_params,
-)
-from sda.autoencoder import DenoisingAutoencoder, dA
-from sda.corruption import (
-    ComposedNoise,
-    Corruption,
-    GaussianNoise,
-    MaskingNoise,
-    SaltAndPepperNoise,
-    SelectiveNoise,
-    SwapNoise,
-)
-from sda.exporting import export
-from sda.loading import load, load_weights
-from sda.prefixes import PrefixStore
-from sda.pretraining import GreedyPretrainer
-from sda.stack import StackedDenoisingAutoencoder
-from sda.training.fit import TrainingDiverged, fit
-
-__version__ = "0.1.0"
+from sda import callbacks, datasets, diagnostics, losses, plotting, semisupervised, sweep, tables
+from sda.checkpoints.layer_cache import PrefixStore
+from sda.layers.autoencoder import DenoisingAutoencoder, dA
+from sda.layers.composed import ComposedNoise
+from sda.layers.corruption import Corruption
+from sda.layers.gaussian import GaussianNoise
+from sda.layers.masking import MaskingNoise
+from sda.layers.salt_and_pepper import SaltAndPepperNoise
+from sda.layers.selective import SelectiveNoise
+from sda.layers.swap import SwapNoise
+from sda.losses import penalties
+from sda.models.stack import StackedDenoisingAutoencoder
+from sda.pretraining import population
+from sda.pretraining.pretrainer import GreedyPretrainer
+from sda.saving import tutorial_params
+from sda.saving.export import export
+from sda.saving.load import load, load_weights
+from sda.training.fit import fit
+from sda.training.loop import TrainingDiverged
+from sda.version import __version__
 
 __all__ = [
     "ComposedNoise",

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from sda.checks import check_number
-from sda.corruption import Corruption
+from sda.layers.corruption import Corruption
 
 
 class GeometricPatience(keras.callbacks.Callback):

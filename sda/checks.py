@@ -60,3 +60,15 @@ def _is_unknown(value):
     if own and keras.saving.get_registered_object(registered) is None:
         return True
     return any(_is_unknown(item) for item in value.values())
+
+
+def per_layer(value, depth, name):
+    """Return `value` as a list with one entry a layer."""
+    if not isinstance(value, (list, tuple)):
+        return [value] * depth
+    if len(value) != depth:
+        raise ValueError(
+            f"Expected `{name}` to be one value or a list of {depth}. "
+            f"Received: {name}={value!r}, a list of {len(value)}"
+        )
+    return list(value)

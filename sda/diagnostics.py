@@ -8,11 +8,12 @@ import numpy as np
 from keras import ops
 
 from sda.checks import check_count
-from sda.losses import ColumnLoss, ReconstructionLoss
-from sda.pretraining import GreedyPretrainer
-from sda.ranges import ENDS
-from sda.stack import on_arrays
-from sda.training.rows import as_rows, check_finite, in_place, pieces
+from sda.layers.ranges import ENDS
+from sda.losses.base import ReconstructionLoss
+from sda.losses.columns import ColumnLoss
+from sda.pretraining.pretrainer import GreedyPretrainer
+from sda.rows.arrays import in_place
+from sda.rows.reading import as_rows, check_finite, on_arrays, pieces
 
 # A dead unit's codes span less than this share of what they could.
 DEAD = 0.01

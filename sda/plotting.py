@@ -9,7 +9,7 @@ import re
 import keras
 import numpy as np
 
-from sda.safe_files import replacing
+from sda.files.writing import replacing
 
 
 def filter_tiles(kernel, image_shape, tile_shape=None, spacing=1, scale="each"):

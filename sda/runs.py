@@ -31,12 +31,17 @@ import tomllib
 import keras
 import numpy as np
 
-import sda
-from sda import checkpoint, diagnostics
+from sda import diagnostics
+from sda.checkpoints import folder
 from sda.datasets import sources
-from sda.devices import accelerators
-from sda.locks import Lock
-from sda.safe_files import Damaged, leftovers, open_plain, printable, read_plain, write_plain
+from sda.distribution.devices import accelerators
+from sda.files.cells import printable
+from sda.files.locks import Lock
+from sda.files.opening import Damaged, open_plain, read_plain
+from sda.files.writing import leftovers, write_plain
+from sda.models.stack import StackedDenoisingAutoencoder
+from sda.saving.load import load
+from sda.version import __version__
 
 # In the order in which they are made.
 PHASES = ("pretrain", "finetune")
@@ -244,7 +249,7 @@ class Phase:
             raise
         finally:
             handler.close()
-        checkpoint.discard(self.checkpoints)
+        folder.discard(self.checkpoints)
 
     def _seconds(self):
         """Return how long the phase has taken; if it was killed, until its last sign of life."""
@@ -399,8 +404,8 @@ def finished(run, name):
 def load_stack(phase):
     """Return the stack of a `Phase` that pretrained one."""
     path = phase.file("stack.keras")
-    stack = sda.load(path)
-    if not isinstance(stack, sda.StackedDenoisingAutoencoder):
+    stack = load(path)
+    if not isinstance(stack, StackedDenoisingAutoencoder):
         raise _damaged(path, f"a {type(stack).__name__}")
     return stack
 
@@ -453,7 +458,7 @@ def score(phase, rows):
     if rows.y is None:
         raise ValueError("Expected `labels` to say what the rows are. Received: none")
     path = phase.file("classifier.keras")
-    model = sda.load(path)
+    model = load(path)
     shapes = model.input_shape, model.output_shape
     if [type(shape) for shape in shapes] != [tuple] * 2 or shapes[1] != (None, len(classes)):
         raise _damaged(path, f"a model from {shapes[0]} to {shapes[1]}")
@@ -491,7 +496,7 @@ def _open(settings, columns=None):
 
 def circumstances(seed):
     """Return the seed, the versions and the machine as a dictionary for JSON."""
-    versions = {"python": platform.python_version(), "keras-sda": sda.__version__}
+    versions = {"python": platform.python_version(), "keras-sda": __version__}
     for package in ("keras", "numpy", keras.backend.backend()):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)

@@ -3,7 +3,8 @@
 import numpy as np
 
 from sda.checks import check_count, check_number
-from sda.training.rows import as_rows, in_place
+from sda.rows.arrays import in_place
+from sda.rows.reading import as_rows
 
 
 def neighbour_graph(codes, neighbours=10, components=64):

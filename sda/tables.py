@@ -4,8 +4,9 @@ import datetime
 
 import numpy as np
 
-from sda.corruption import MaskingNoise, SwapNoise
-from sda.losses import ColumnActivation, ColumnLoss
+from sda.layers.masking import MaskingNoise
+from sda.layers.swap import SwapNoise
+from sda.losses.columns import ColumnActivation, ColumnLoss
 
 try:
     from sklearn.base import BaseEstimator, TransformerMixin

@@ -84,7 +84,7 @@ def _as_typed(name, value, path):
 
 def _typed(ctx, param, value, path):
     """Return what an option makes of a run's setting; raise `Damaged` if it refuses it."""
-    from sda.safe_files import Damaged
+    from sda.files.opening import Damaged
 
     try:
         return param.type_cast_value(ctx, _as_typed(param.name, value, path))

@@ -30,7 +30,7 @@ def report(runs, out, title, rows):
     sda report runs/first runs/second --out comparison.html
     """
     from sda import report
-    from sda.safe_files import write_plain
+    from sda.files.writing import write_plain
 
     out = pathlib.Path(out or pathlib.Path(runs[0]) / "report.html")
     report.check_target(out)

@@ -10,7 +10,7 @@ import click
 def printable(text, kept="\n\t"):
     """Return text with all that a terminal would obey as escapes, but for the characters kept.
 
-    The same as in `sda.safe_files`, which takes Keras along.
+    The same as in `sda.files.cells`, which takes Keras along.
     """
     return "".join(
         c if c.isprintable() or c in kept else c.encode("unicode_escape").decode()

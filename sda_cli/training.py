@@ -5,11 +5,12 @@ import keras
 import numpy as np
 
 import sda
-from sda import diagnostics, preprocessing, runs
+from sda import diagnostics, runs
 from sda.datasets import sources
+from sda.files.writing import replacing
+from sda.layers import preprocessing
 from sda.runs import Phase
-from sda.safe_files import replacing
-from sda.seeding import fresh_seed
+from sda.streams import fresh_seed
 from sda.sweep.trial import make_optimizer
 from sda_cli import options, trained
 from sda_cli.pretrain import NOISES
@@ -143,7 +144,7 @@ def make_stack(settings, before):
     """
     depth = len(settings["units"])
     kinds, levels = (
-        sda.stack.per_layer(settings[name], depth, name) for name in ("noise", "corruption")
+        sda.checks.per_layer(settings[name], depth, name) for name in ("noise", "corruption")
     )
     return sda.StackedDenoisingAutoencoder(
         settings["units"],
@@ -159,7 +160,7 @@ def make_stack(settings, before):
 def make_pretrainer(settings, stack, **arguments):
     """Return the `sda.GreedyPretrainer` that the options of `pretraining_options` describe."""
     depth = len(stack.autoencoders)
-    rates = sda.stack.per_layer(settings["learning_rate"], depth, "learning_rate")
+    rates = sda.checks.per_layer(settings["learning_rate"], depth, "learning_rate")
     return sda.GreedyPretrainer(
         stack,
         optimizer=[make_optimizer(settings["optimizer"], rate) for rate in rates],

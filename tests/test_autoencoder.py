@@ -9,7 +9,7 @@ from keras import ops
 from keras.layers import Activation, Dense, Dropout
 
 import sda
-from sda.pretraining import Denoising
+from sda.models.denoising import Denoising
 
 RNG = np.random.default_rng(0)
 X = RNG.uniform(size=(6, 5))

@@ -6,8 +6,8 @@ import pytest
 from keras import layers
 
 import sda
-from sda.pretraining import Denoising
-from sda.training import chain as chains
+from sda.layers import chain as chains
+from sda.models.denoising import Denoising
 
 ROWS, VISIBLE, CLASSES = 23, 12, 3
 only_torch = pytest.mark.skipif(

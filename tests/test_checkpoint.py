@@ -20,10 +20,11 @@ import schedule
 from keras import layers
 
 import sda
-from sda import checkpoint
-from sda.checkpoint import Checkpoints
-from sda.checkpoints import identity
-from sda.training import fit as training
+from sda.checkpoints import codec, identity
+from sda.checkpoints import folder as folders
+from sda.checkpoints import state as states
+from sda.checkpoints.folder import Checkpoints
+from sda.training import evaluate
 
 BACKEND = keras.backend.backend()
 
@@ -99,8 +100,8 @@ def test_the_context_is_saved_too(tmp_path):
 def test_variables_of_every_type_come_back_bit_for_bit(tmp_path, dtype):
     start = np.random.default_rng(1).normal(size=(5, 3)).astype("float32")
     some, other = (keras.Variable(x, dtype=dtype, trainable=False) for x in (start, 0 * start))
-    write(tmp_path, checkpoint.values([some]))
-    checkpoint.assign([other], read(tmp_path), "trainable")
+    write(tmp_path, states.values([some]))
+    states.assign([other], read(tmp_path), "trainable")
     assert other.dtype == dtype
     assert bool(keras.ops.all(other.value == some.value))
 
@@ -109,7 +110,7 @@ def test_variables_of_every_type_come_back_bit_for_bit(tmp_path, dtype):
 def test_a_checkpoint_of_other_variables_is_refused_whole(saved):
     variables = [keras.Variable(np.ones(3)), keras.Variable(np.ones(3))]
     with pytest.raises(ValueError, match="the 2 trainable variables"):
-        checkpoint.assign(variables, saved, "trainable")
+        states.assign(variables, saved, "trainable")
     assert all(bool(keras.ops.all(v.value == 1)) for v in variables)
 
 
@@ -176,7 +177,7 @@ def test_where_all_are_damaged_nothing_is_overwritten(tmp_path):
 
 def test_a_checkpoint_of_another_format_is_refused(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "VERSION", b"2")
+        patch.setattr(codec, "VERSION", b"2")
         write(tmp_path, 1)
     with pytest.raises(ValueError, match=r"format 1\. Received: one of format 2"):
         read(tmp_path)
@@ -212,7 +213,7 @@ def test_another_precision_is_another_run():
 
 def test_other_versions_are_told(tmp_path, monkeypatch):
     write(tmp_path, 1)
-    monkeypatch.setattr(checkpoint, "versions", lambda: {"keras": "0.0.1"})
+    monkeypatch.setattr(folders, "versions", lambda: {"keras": "0.0.1"})
     with pytest.warns(UserWarning, match=r"other versions.*keras 3.* -> 0\.0\.1"):
         assert read(tmp_path) == 1
 
@@ -275,9 +276,9 @@ class FullDisk:
         self.done = 0
         self.fails_at = fails_at
         self.real = {"open": open, "fsync": os.fsync, "replace": os.replace}
-        monkeypatch.setattr(checkpoint, "open", self.open, raising=False)
-        monkeypatch.setattr(checkpoint.os, "fsync", lambda fd: self.call("fsync", fd))
-        monkeypatch.setattr(checkpoint.os, "replace", lambda a, b: self.call("replace", a, b))
+        monkeypatch.setattr(codec, "open", self.open, raising=False)
+        monkeypatch.setattr(codec.os, "fsync", lambda fd: self.call("fsync", fd))
+        monkeypatch.setattr(folders.os, "replace", lambda a, b: self.call("replace", a, b))
 
     def full(self):
         self.done += 1
@@ -414,7 +415,7 @@ def stacked(seed=None, **settings):
 def everything(model):
     """All variables: weights, noise counters, and the optimizer's slots where there is one."""
     optimizer = getattr(model, "optimizer", None)
-    return checkpoint.values([*model.variables, *(optimizer.variables if optimizer else [])])
+    return states.values([*model.variables, *(optimizer.variables if optimizer else [])])
 
 
 def assert_same(some, others):
@@ -425,7 +426,7 @@ def assert_same(some, others):
 
 @pytest.fixture
 def one_step_a_dispatch(monkeypatch):
-    monkeypatch.setattr(training, "DISPATCH_FLOPS", 0)
+    monkeypatch.setattr(evaluate, "DISPATCH_FLOPS", 0)
 
 
 class Copies(keras.callbacks.Callback):
@@ -840,7 +841,7 @@ def test_a_layer_that_diverges_leaves_the_others_as_they_are(tmp_path):
     assert_same(stack.get_weights(), expected.get_weights())
     # What is on disk is good, too.
     saved = max(tmp_path.glob("*.checkpoint"))
-    progress = checkpoint.read(saved)["progress"]
+    progress = codec.read(saved)["progress"]
     assert progress["position"]["epoch"] == 1
     assert all(np.isfinite(w).all() for w in progress["variables"]["trainable"])
 

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 import sda
-from sda import corruption as corruptions
+from sda.layers import noises
 
 RNG = np.random.default_rng(0)
 # Entry (i, j) is i + 1000 j + 1: never 0, and it says where it comes from.
@@ -414,13 +414,13 @@ def test_the_callers_array_is_untouched(make):
 
 def test_a_level_means_masking_noise():
     for level in (0.25, np.float32(0.25)):
-        noise = corruptions.get(level)
+        noise = noises.get(level)
         assert type(noise) is sda.MaskingNoise
         assert noise.rate == 0.25
-    assert corruptions.get(1).rate == 1.0
+    assert noises.get(1).rate == 1.0
     noise = sda.SwapNoise(0.1)
-    assert corruptions.get(noise) is noise
-    again = corruptions.get(keras.saving.serialize_keras_object(noise))
+    assert noises.get(noise) is noise
+    again = noises.get(keras.saving.serialize_keras_object(noise))
     assert type(again) is sda.SwapNoise
     assert again.rate == 0.1
 
@@ -445,8 +445,8 @@ BAD = {
     "maximum": (lambda v: sda.SaltAndPepperNoise(0.1, 0.5, v), "maximum", [0.4, *BAD_NUMBERS]),
     "noises": (lambda v: sda.ComposedNoise(v), "noises", [[], [0.3], [keras.layers.Dropout(0.5)]]),
     "seed": (lambda v: sda.MaskingNoise(0.3, seed=v), "seed", [-1, 1.5, "1", True]),
-    "corruption": (corruptions.get, "corruption", [None, "masking", True, keras.layers.ReLU()]),
-    "level": (corruptions.get, "rate", [-0.1, 1.5]),
+    "corruption": (noises.get, "corruption", [None, "masking", True, keras.layers.ReLU()]),
+    "level": (noises.get, "rate", [-0.1, 1.5]),
 }
 
 

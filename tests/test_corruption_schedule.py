@@ -77,7 +77,7 @@ def test_an_epoch_is_that_of_a_noise_of_its_level(make, levels):
         model = sda.GreedyPretrainer(other, keras.optimizers.SGD(0.1)).layer_model(0)
         sda.fit(
             model, X, batch_size=8, epochs=epoch + 1, initial_epoch=epoch, verbose=0,
-            seed=sda.seeding.stream(1, "order", 0),
+            seed=sda.streams.stream(1, "order", 0),
         )  # fmt: skip
         one = other
     for some, others in zip(weights(scheduled), weights(one), strict=True):

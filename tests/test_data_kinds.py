@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import sda
-from sda import codes
-from sda.stack import on_arrays
+from sda.rows import codes
+from sda.rows.reading import on_arrays
 from sda.training import feed
 
 pd = pytest.importorskip("pandas")

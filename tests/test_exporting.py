@@ -10,7 +10,7 @@ from keras import ops
 from keras.layers import Activation, Dense, Flatten
 
 import sda
-from sda import exporting
+from sda.saving import export as exporting
 
 BACKEND = keras.backend.backend()
 RNG = np.random.default_rng(0)

@@ -10,7 +10,7 @@ import pytest
 from keras import ops
 
 import sda
-from sda.pretraining import Denoising
+from sda.models.denoising import Denoising
 
 ROWS, VISIBLE = 40, 12
 EPOCHS = 4

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 import sda
-from sda import checkpoint, codes, seeding
-from sda.training import feed
-from sda.training import fit as training
+from sda import streams
+from sda.checkpoints import state as states
+from sda.rows import codes, orders
+from sda.training import feed, loop
 
 WIDTH = 12
 
@@ -39,8 +40,8 @@ def pieces(monkeypatch, tmp_path):
     monkeypatch.setattr(feed, "ahead", counted)
     monkeypatch.setattr(feed, "RESIDENT_BYTES", 2800)
     monkeypatch.setattr(feed, "PIECES", 2)
-    monkeypatch.setattr(seeding, "BLOCK", 4)
-    monkeypatch.setattr(seeding, "WINDOW", 3)
+    monkeypatch.setattr(orders, "BLOCK", 4)
+    monkeypatch.setattr(orders, "WINDOW", 3)
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     return read
@@ -161,9 +162,9 @@ def classifier():
         )
         model.compile(keras.optimizers.SGD(0.1, 0.9), "sparse_categorical_crossentropy")
         model.optimizer.build(model.trainable_variables)
-        MADE.extend([model, checkpoint.values(changing(model))])
+        MADE.extend([model, states.values(changing(model))])
     model, values = MADE
-    checkpoint.assign(changing(model), values, "own")
+    states.assign(changing(model), values, "own")
     return model
 
 
@@ -257,20 +258,20 @@ def test_so_do_rows_that_are_shuffled_in_blocks(resident, pieces, tmp_path, trai
 
 def test_small_chunks_are_not_unpacked_for_blocks(tmp_path, monkeypatch):
     copies = []
-    keep = training.Scratch.keep
+    keep = loop.Scratch.keep
 
     def noted(self, batches, name):
         copies.append(name)
         return keep(self, batches, name)
 
-    monkeypatch.setattr(training.Scratch, "keep", noted)
+    monkeypatch.setattr(loop.Scratch, "keep", noted)
     finetune(small_chunks, tmp_path / "blocks", shuffle="blocks")
     assert not copies
     finetune(small_chunks, tmp_path / "all")
     assert copies == ["/0"]
     # A window of 12 rows would be larger than a piece.
     copies.clear()
-    monkeypatch.setattr(seeding, "WINDOW", 9)
+    monkeypatch.setattr(orders, "WINDOW", 9)
     finetune(small_chunks, tmp_path / "windows", shuffle="blocks")
     assert copies == ["/0"]
 
@@ -278,7 +279,7 @@ def test_small_chunks_are_not_unpacked_for_blocks(tmp_path, monkeypatch):
 def test_rows_in_blocks_are_those_of_the_order(tmp_path):
     """Trained in the order of the blocks, or on rows that lie in that order: the same."""
     stack = sda.StackedDenoisingAutoencoder([6], corruption=0.3, seed=1)
-    x, order = data()[0], seeding.blocks(seeding.stream(1, "order", 0), 0, 60)
+    x, order = data()[0], orders.blocks(streams.stream(1, "order", 0), 0, 60)
     pretrainer = sda.GreedyPretrainer(stack, keras.optimizers.SGD(0.1), None, 1, 5, seed=1)
     pretrainer.fit(x[order], shuffle=False, verbose=0)
     assert_same(pretrain(h5, tmp_path, shuffle="blocks", epochs=1)[0], stack.get_weights())
@@ -492,7 +493,7 @@ def endless(some):
 
 
 def test_a_dataset_of_unknown_length_that_never_ends_is_refused(tmp_path, monkeypatch):
-    from sda.training import scratch
+    from sda.rows import scratch
 
     class Disk:
         def __init__(self, path):

@@ -6,7 +6,7 @@ import signal
 import numpy as np
 import pytest
 
-from sda import seeding
+from sda.rows import orders
 from sda.training import feed
 
 pytest.importorskip("resource")
@@ -48,7 +48,7 @@ def alone(monkeypatch):
     limits, signals = [], []
     monkeypatch.setattr(larger.resource, "setrlimit", lambda _, limit: limits.append(limit))
     monkeypatch.setattr(larger.time, "sleep", lambda _: None)
-    monkeypatch.setattr(seeding, "BLOCK", 32)
+    monkeypatch.setattr(orders, "BLOCK", 32)
     monkeypatch.setattr(feed, "RESIDENT_BYTES", feed.RESIDENT_BYTES)  # is put back
 
     def started(folder, **settings):

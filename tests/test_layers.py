@@ -4,7 +4,8 @@ import pytest
 from layer_checks import array, check_layer
 
 import sda
-from sda.corruption import Corruption, SelectiveNoise
+from sda.layers.corruption import Corruption
+from sda.layers.selective import SelectiveNoise
 
 X = np.random.default_rng(0).uniform(size=(6, 4)).astype("float32")
 

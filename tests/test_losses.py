@@ -7,8 +7,10 @@ from gradients import central_differences, gradient
 from keras import ops
 
 import sda
-from sda import losses
-from sda.losses import ColumnActivation, ColumnLoss, CrossEntropy, SquaredError
+from sda.losses.columns import ColumnActivation, ColumnLoss
+from sda.losses.cross_entropy import CrossEntropy
+from sda.losses.squared_error import SquaredError
+from sda.models.layer_loss import for_decoder
 
 RNG = np.random.default_rng(0)
 X = RNG.uniform(size=(5, 4))
@@ -323,9 +325,9 @@ def test_column_configs_round_trip():
 
 
 def test_a_decoder_has_its_loss():
-    assert type(losses.for_decoder(keras.activations.sigmoid)) is CrossEntropy
-    assert type(losses.for_decoder(keras.activations.linear)) is SquaredError
-    loss = losses.for_decoder(ColumnActivation(COLUMNS))
+    assert type(for_decoder(keras.activations.sigmoid)) is CrossEntropy
+    assert type(for_decoder(keras.activations.linear)) is SquaredError
+    loss = for_decoder(ColumnActivation(COLUMNS))
     assert type(loss) is ColumnLoss
     assert loss.columns == COLUMNS
 

@@ -11,8 +11,8 @@ from keras import ops
 from test_finetuning import WITHOUT_SDA
 
 import sda
-from sda.pretraining import Denoising
-from sda.training.chain import find_chain
+from sda.layers.chain import find_chain
+from sda.models.denoising import Denoising
 
 ROWS, VISIBLE, UNITS = 12, 5, 3
 COLUMNS = ["numeric", "numeric", "binary", 2]

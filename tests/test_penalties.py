@@ -9,8 +9,8 @@ from keras import ops
 from keras.layers import Activation, Dense, Dropout
 
 import sda
-from sda.pretraining import Denoising
-from sda.slopes import SLOPES
+from sda.losses.derivatives import SLOPES
+from sda.models.denoising import Denoising
 
 RNG = np.random.default_rng(0)
 X = RNG.uniform(size=(6, 5))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import sda
+from sda.rows import orders
 
 BACKEND = keras.backend.backend()
 
@@ -42,14 +43,14 @@ def assert_as_alone(make, x, **settings):
 def test_each_member_is_what_it_is_alone(monkeypatch):
     made = []
     if BACKEND == "jax":
-        from sda.training import jax as driver
+        from sda.training import jax_population
 
-        class Watched(driver.Population):
+        class Watched(jax_population.Population):
             def __init__(self, *args):
                 super().__init__(*args)
                 made.append(self)
 
-        monkeypatch.setattr(driver, "Population", Watched)
+        monkeypatch.setattr(jax_population, "Population", Watched)
     assert_as_alone(lambda: members((0.0, 0.3, 0.6)), rows())
     # On JAX, in one program; and nothing that was traced is left behind.
     for population in made:
@@ -88,8 +89,8 @@ def test_layers_momentum_emphasis_pixels_a_fixed_order_and_a_smaller_last_batch(
 
 
 def test_an_order_in_blocks(monkeypatch):
-    monkeypatch.setattr(sda.seeding, "BLOCK", 4)
-    monkeypatch.setattr(sda.seeding, "WINDOW", 2)
+    monkeypatch.setattr(orders, "BLOCK", 4)
+    monkeypatch.setattr(orders, "WINDOW", 2)
     assert_as_alone(lambda: members((0.0, 0.3), epochs=1), rows(30), shuffle="blocks")
 
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 import sda
-from sda import locks, prefixes
 from sda.checkpoints import identity
+from sda.checkpoints import layer_cache as prefixes
+from sda.files import locks
 
 
 def data():

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import sda
-from sda.seeding import permutation, stream
+from sda.rows.orders import permutation
+from sda.streams import stream
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 import trained_together
 
 import sda
-from sda import checkpoint
+from sda.checkpoints import codec
 
 if keras.backend.backend() != "jax":
     pytest.skip("JAX alone has several processes", allow_module_level=True)
@@ -103,7 +103,7 @@ def test_a_process_that_dies_ends_the_run_with_a_clear_error(folders):
 def test_one_process_goes_on_where_two_were_cut_off(folders, alone):
     folder = folders[0] / "cut_off"
     newest = max((folder / "pretraining").glob("*.checkpoint"))
-    saved = checkpoint.read(newest)
+    saved = codec.read(newest)
     assert (saved["context"]["layer"], saved["progress"]["position"]["epoch"]) == (1, 2)
     assert not (folder / "finetuning").exists()
     found = trained_together.train(folder)

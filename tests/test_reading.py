@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 import sda
-from sda.training import feed, rows, scratch
-from sda.training.ahead import ahead
-from sda.training.mapped import MappedRows
-from sda.training.scratch import Scratch
+from sda.rows import iterated, reading, scratch
+from sda.rows.mapped import MappedRows
+from sda.rows.read_ahead import ahead
+from sda.rows.scratch import Scratch
+from sda.training import feed
 
 
 def numbers(count, width=5, dtype="float32"):
@@ -160,7 +161,7 @@ def test_another_file_under_the_name_of_one_that_is_open_is_not_mapped(tmp_path)
             file["x"] = array
     with h5py.File(tmp_path / "rows.h5") as file:
         (tmp_path / "other.h5").replace(tmp_path / "rows.h5")
-        np.testing.assert_array_equal(rows.as_rows(file["x"])[:], numbers(30))
+        np.testing.assert_array_equal(reading.as_rows(file["x"])[:], numbers(30))
 
 
 # A thread ahead
@@ -305,7 +306,7 @@ def test_what_never_ends_is_stopped_before_the_disk_is_full(tmp, monkeypatch):
 def test_a_path_is_refused_and_told_how_to_be_read():
     for path in ("rows.h5", pathlib.Path("rows.h5")):
         with pytest.raises(ValueError, match=r"`x` to be rows.*'rows.h5'.*sda\.datasets\.read"):
-            rows.as_rows(path)
+            reading.as_rows(path)
 
 
 def test_chunks_are_unpacked_for_any_order_where_there_are_many(tmp):
@@ -314,19 +315,19 @@ def test_chunks_are_unpacked_for_any_order_where_there_are_many(tmp):
         packed = file.create_dataset("packed", data=array, chunks=(7, 5), compression="gzip")
         plain = file.create_dataset("plain", data=array)
         for dataset, same in ((packed, False), (plain, True)):
-            source = rows.as_rows(dataset)
-            found = rows.in_any_order(source, kept)
+            source = reading.as_rows(dataset)
+            found = reading.in_any_order(source, kept)
             assert (found is source) == same
             np.testing.assert_array_equal(found[np.arange(300)[::-1]], array[::-1])
-        small = rows.as_rows(file.create_dataset("small", data=array[:9], chunks=(3, 5)))
-        assert rows.in_any_order(small, kept) is small
+        small = reading.as_rows(file.create_dataset("small", data=array[:9], chunks=(3, 5)))
+        assert reading.in_any_order(small, kept) is small
 
 
 @pytest.mark.parametrize("settings", [{"chunks": (7, 5), "compression": "gzip"}, {"dtype": ">f4"}])
 def test_near_rows_of_a_dataset_that_is_not_mapped_are_read_in_spans(tmp, settings):
     array, generator = numbers(3000), np.random.default_rng(1)
     with h5py.File(tmp / "rows.h5", "w") as file:
-        source = rows.as_rows(file.create_dataset("x", data=array, **settings))
+        source = reading.as_rows(file.create_dataset("x", data=array, **settings))
         assert not source.mapped
         dataset, read = source.dataset, []
 
@@ -353,12 +354,12 @@ def test_near_rows_of_a_dataset_that_is_not_mapped_are_read_in_spans(tmp, settin
 
 
 def test_pieces_are_bounded_in_rows_and_in_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(rows, "PIECE_ROWS", 8)
-    monkeypatch.setattr(rows, "PIECE_BYTES", 100)
+    monkeypatch.setattr(reading, "PIECE_ROWS", 8)
+    monkeypatch.setattr(reading, "PIECE_BYTES", 100)
     for width, longest in ((1, 8), (5, 4), (500, 1)):
         array = numbers(30, width)
         for source in (array, MappedRows(mapped(array, tmp_path / str(width)))):
-            found = list(rows.pieces(source))
+            found = list(reading.pieces(source))
             np.testing.assert_array_equal(np.concatenate(found), array)
             assert len(found[0]) == longest
 
@@ -379,8 +380,8 @@ class Batches(keras.utils.PyDataset):
 def test_batches_may_be_nested():
     a, b, y = numbers(9), numbers(9, 2), np.arange(9)
     dataset = Batches([({"a": a[:5], "b": b[:5]}, y[:5]), ({"a": a[5:], "b": b[5:]}, y[5:])])
-    x, labels = rows.read_once(dataset, "x")
+    x, labels = iterated.read_once(dataset, "x")
     np.testing.assert_array_equal(x["a"], a)
     np.testing.assert_array_equal(x["b"], b)
     np.testing.assert_array_equal(labels, y)
-    np.testing.assert_array_equal(rows.as_rows(Batches([(a, y)])), a)
+    np.testing.assert_array_equal(reading.as_rows(Batches([(a, y)])), a)

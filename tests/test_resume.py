@@ -22,8 +22,10 @@ import pytest
 from keras import layers
 
 import sda
-from sda import checkpoint, locks
-from sda.checkpoints import code
+from sda.checkpoints import code, codec
+from sda.checkpoints import folder as folders
+from sda.checkpoints import state as states
+from sda.files import locks
 
 BACKEND = keras.backend.backend()
 
@@ -35,7 +37,7 @@ class Stopped(BaseException):
 @pytest.fixture
 def stop_after(monkeypatch):
     """A function that lets a run end after its n-th write; returns what a call returned, if any."""
-    real = checkpoint.write
+    real = codec.write
 
     def run(n, function):
         writes = []
@@ -47,7 +49,7 @@ def stop_after(monkeypatch):
                 raise Stopped
 
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "write", write)
+            patch.setattr(folders, "write", write)
             try:
                 return function()
             except Stopped:
@@ -63,7 +65,7 @@ def rows():
 
 def values(model):
     optimizer = getattr(model, "optimizer", None)
-    return checkpoint.values([*model.variables, *(optimizer.variables if optimizer else [])])
+    return states.values([*model.variables, *(optimizer.variables if optimizer else [])])
 
 
 def assert_same(some, others):
@@ -700,9 +702,9 @@ def test_a_weight_whose_initialiser_cannot_be_asked_is_taken_for_fresh(tmp_path)
 def test_a_checkpoint_with_other_weights_of_the_begin_is_refused(tmp_path):
     finetune(classifier(), tmp_path, epochs=1)
     (path, *_) = sorted(tmp_path.glob("*.checkpoint"))[-1:]
-    saved = checkpoint.read(path)
+    saved = codec.read(path)
     for start in ([], [{}] * 5, None, [{"digest": 1, "norm": "x", "entries": [[]]}] * 4):
-        checkpoint.write(path, {**saved, "context": {**saved["context"], "start": start}})
+        codec.write(path, {**saved, "context": {**saved["context"], "start": start}})
         with pytest.raises(ValueError, match="Expected a checkpoint with"):
             finetune(classifier(), tmp_path, epochs=1)
 
@@ -846,14 +848,14 @@ def copied_over(path, other):
 
 
 def of_nan(path, other):
-    saved = checkpoint.read(path)
+    saved = codec.read(path)
     saved["context"]["variables"][0][:] = np.nan
-    checkpoint.write(path, saved)
+    codec.write(path, saved)
 
 
 def foreign(path, other):
-    saved = checkpoint.read(path)
-    checkpoint.write(path, {**saved, "context": None})
+    saved = codec.read(path)
+    codec.write(path, {**saved, "context": None})
 
 
 def folder(path, other):
@@ -953,7 +955,7 @@ def test_leftovers_are_cleared_away_and_what_others_put_there_stays(tmp_path):
 
 def test_a_folder_that_is_emptied_under_a_run_has_one_owner(tmp_path):
     def opened():
-        return checkpoint.Checkpoints(tmp_path, {}, every=60)
+        return folders.Checkpoints(tmp_path, {}, every=60)
 
     with opened() as first:
         first.save(1)
@@ -977,8 +979,8 @@ def test_a_folder_that_is_emptied_under_a_run_has_one_owner(tmp_path):
 
 # A process that is killed while it has a folder for temporary files.
 SCRATCH = """
-import sys, sda.locks
-with sda.locks.scratch_folder("sda-codes-") as folder:
+import sys, sda.files.locks
+with sda.files.locks.scratch_folder("sda-codes-") as folder:
     (folder / "codes.h5").write_text("many")
     print(folder, flush=True)
     sys.stdin.readline()

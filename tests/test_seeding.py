@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import sda
-from sda import seeding
-from sda.seeding import BLOCK, WINDOW, blocks, epoch_order
+from sda import streams
+from sda.rows import orders
+from sda.rows.orders import BLOCK, WINDOW, blocks, epoch_order
 
 
 @pytest.mark.parametrize("rows", [1, BLOCK - 1, BLOCK * WINDOW, 3 * BLOCK * WINDOW + 1000])
@@ -61,8 +62,8 @@ def test_rows_and_blocks_are_mixed():
 
 
 def test_every_row_may_come_at_every_place(monkeypatch):
-    monkeypatch.setattr(seeding, "BLOCK", 2)
-    monkeypatch.setattr(seeding, "WINDOW", 3)
+    monkeypatch.setattr(orders, "BLOCK", 2)
+    monkeypatch.setattr(orders, "WINDOW", 3)
     counts = np.zeros((20, 20))
     for seed in range(2000):
         counts[np.arange(20), blocks(seed, 0, 20)] += 1
@@ -71,7 +72,7 @@ def test_every_row_may_come_at_every_place(monkeypatch):
 
 
 def test_true_and_false_are_what_they_were():
-    np.testing.assert_array_equal(epoch_order(True, 3, 2, 9000), seeding.permutation(3, 2, 9000))
+    np.testing.assert_array_equal(epoch_order(True, 3, 2, 9000), orders.permutation(3, 2, 9000))
     np.testing.assert_array_equal(epoch_order(False, 3, 2, 90), np.arange(90))
     np.testing.assert_array_equal(epoch_order("blocks", 3, 2, 9000), blocks(3, 2, 9000))
 
@@ -79,16 +80,16 @@ def test_true_and_false_are_what_they_were():
 def test_no_two_streams_of_one_seed_begin_with_the_same_integer():
     """Also those that stack, dA and fine-tuning derive from the same seed."""
     for seed in (0, 1, 7, 2**31 - 1):
-        found = [seeding.stream(seed, name, k) for name in seeding.STREAMS for k in range(8)]
+        found = [streams.stream(seed, name, k) for name in streams.STREAMS for k in range(8)]
         found += [
-            seeding.stream(seeding.spawn(seed, k), name, i)
+            streams.stream(streams.spawn(seed, k), name, i)
             for name in ("initialiser", "noise")
             for k in range(8)
             for i in range(2)
         ]
-        found += [seeding.spawn(seed, k) for k in range(8)]
+        found += [streams.spawn(seed, k) for k in range(8)]
         assert len(set(found)) == len(found)
-    assert seeding.stream(None, "order", 1) is None
+    assert streams.stream(None, "order", 1) is None
 
 
 def test_parts_that_share_a_seed_share_no_integer():
@@ -98,6 +99,6 @@ def test_parts_that_share_a_seed_share_no_integer():
     seeds = [la.seed for la in classifier.layers if getattr(la, "seed", None) is not None]
     for dA in stack.autoencoders:
         seeds += [dA.seed, dA.corruption.seed, dA.encoder.kernel_initializer.seed]
-    seeds += [seeding.stream(3, "order", k) for k in range(3)]
+    seeds += [streams.stream(3, "order", k) for k in range(3)]
     assert len(seeds) == 5 + 9 + 3
     assert len(set(seeds)) == len(seeds)

@@ -211,7 +211,7 @@ def test_denoising_is_the_squared_error_of_repaired_rows():
     found, classifier = trial.denoising(stack, None, train, held_out, None)
     assert classifier is None
     x = held_out[0].astype("float64")
-    kept = np.random.default_rng(sda.seeding.spawn(0, 1)).random(x.shape) >= 0.25
+    kept = np.random.default_rng(sda.streams.spawn(0, 1)).random(x.shape) >= 0.25
     assert 0.7 < kept.mean() < 0.8
     codes = x * kept
     for autoencoder in stack.autoencoders:

@@ -19,8 +19,8 @@ pytest.importorskip("optuna")
 import optuna
 
 import sda
-from sda.safe_files import Damaged
-from sda.seeding import spawn
+from sda.files.opening import Damaged
+from sda.streams import spawn
 from sda.sweep import Range, Sweep, report, search, studies, trial, workers
 
 X = np.zeros((4, 3), "float32")

@@ -9,7 +9,7 @@ import pytest
 from keras import ops
 
 import sda
-from sda import tutorial_params
+from sda.saving import tutorial_params
 
 RNG = np.random.default_rng(0)
 X = RNG.random((7, 6))

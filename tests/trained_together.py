@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 import sda
-from sda.training.fit import Trainer
+from sda.training.loop import Trainer
 
 ROWS = 105  # the last batch, of 5, cannot be halved
 EPOCHS = 3

@@ -5,8 +5,8 @@ import time
 import keras
 
 import sda
-from sda.pretraining import Denoising
-from sda.training.fit import Trainer
+from sda.models.denoising import Denoising
+from sda.training.loop import Trainer
 
 
 def contestants(work):

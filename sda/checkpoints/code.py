@@ -37,7 +37,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from sda.corruption import Corruption
+from sda.layers.corruption import Corruption
 
 # The kinds of dtype whose bytes are their values, as NumPy's letters.
 KINDS = "?biufcSUmM"

@@ -16,7 +16,6 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from sda import processes
 from sda.checkpoints.code import (
     Reader,
     anonymous,
@@ -27,8 +26,9 @@ from sda.checkpoints.code import (
     items_of,
     python_version,
 )
-from sda.safe_files import printable
-from sda.training.rows import pieces
+from sda.distribution import processes
+from sda.files.cells import printable
+from sda.rows.reading import pieces
 
 # Entries of a variable that are kept beside its digest, and how near they have to be.
 ENTRIES = 16

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 
-from sda.safe_files import open_plain
+from sda.files.opening import open_plain
 
 
 def read_amat(path, rows, features, classes):

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 
-from sda.safe_files import open_plain
+from sda.files.opening import open_plain
 
 UNSIGNED_BYTE = 0x08
 

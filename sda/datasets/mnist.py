@@ -6,7 +6,7 @@ import numpy as np
 
 from sda.datasets.files import download, keras_folder, user_folders
 from sda.datasets.idx import read_idx
-from sda.safe_files import read_npz
+from sda.files.zips import read_npz
 
 SHAPES = {
     "x_train": (60000, 28, 28),

@@ -5,17 +5,10 @@ from pathlib import Path
 import h5py
 
 from sda.datasets import tables
-from sda.safe_files import (
-    BROKEN_H5,
-    check_dataset,
-    find,
-    open_plain,
-    read_npy,
-    read_npz,
-    read_text,
-    refusal,
-)
-from sda.training.rows import H5Rows
+from sda.files.h5 import BROKEN_H5, check_dataset, find
+from sda.files.opening import open_plain, read_text, refusal
+from sda.files.zips import read_npy, read_npz
+from sda.rows.h5 import H5Rows
 
 
 def read(path, name=None):

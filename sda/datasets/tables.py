@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sda.safe_files import NUMBERS, is_bomb, open_plain
+from sda.files.opening import NUMBERS, is_bomb, open_plain
 
 SUFFIXES = (".csv", ".parquet")
 # pandas takes kilobytes for each, of which the file may have two.

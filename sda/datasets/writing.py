@@ -6,8 +6,8 @@ import h5py
 import numpy as np
 
 from sda.datasets.tables import require
-from sda.safe_files import replacing
-from sda.training.rows import pieces
+from sda.files.writing import replacing
+from sda.rows.reading import pieces
 
 SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".csv", ".parquet")
 

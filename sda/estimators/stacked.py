@@ -7,13 +7,15 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
-from sda import checkpoint, corruption
-from sda.checks import check_count, check_flag, check_number, look_up
-from sda.corruption import NOISES
-from sda.optimizers import fresh
-from sda.pretraining import Denoising, GreedyPretrainer
-from sda.stack import StackedDenoisingAutoencoder, on_arrays, per_layer
-from sda.training.rows import pieces
+from sda.checkpoints import state as states
+from sda.checks import check_count, check_flag, check_number, look_up, per_layer
+from sda.layers import corruption
+from sda.layers.noises import NOISES
+from sda.models.denoising import Denoising
+from sda.models.stack import StackedDenoisingAutoencoder
+from sda.pretraining.pretrainer import GreedyPretrainer
+from sda.rows.reading import on_arrays, pieces
+from sda.training.optimizers import fresh
 
 # Integers, and uint8 among them, are numbers here as everywhere in scikit-learn, and no pixels.
 NUMBERS = (np.float32, np.float64)
@@ -151,7 +153,7 @@ class Stacked(BaseEstimator):
         stack = state.get("stack_")
         if stack is None:
             return state
-        state["_stack_values"] = checkpoint.values(stack.variables)
+        state["_stack_values"] = states.values(stack.variables)
         state["_denoisers"] = [
             (keras.saving.serialize_keras_object(model.loss_fn), training_state(model))
             for model in state.get("_denoisers", [])
@@ -165,7 +167,7 @@ class Stacked(BaseEstimator):
         super().__setstate__(state)
         if values is None:
             return
-        checkpoint.assign(self.stack_.variables, values, "stack")
+        states.assign(self.stack_.variables, values, "stack")
         saved, self._denoisers = self._denoisers, []
         for autoencoder, (loss, training) in zip(self.stack_.autoencoders, saved, strict=False):
             loss = keras.saving.deserialize_keras_object(loss)
@@ -254,26 +256,26 @@ def optimizer_like(identifier, learning_rate, prefix):
 
 def start_from(model, before, name):
     """Give `model` the weights of `before`; raise `ValueError` if the shapes differ."""
-    values = checkpoint.values(before.trainable_variables)
+    values = states.values(before.trainable_variables)
     shapes = [tuple(v.shape) for v in model.trainable_variables]
     if shapes != [value.shape for value in values]:
         raise ValueError(
             f"Expected `{name}` to ask for the weights of the last fit, from which "
             f"warm_start=True goes on: {[value.shape for value in values]}. Received: {shapes}"
         )
-    checkpoint.assign(model.trainable_variables, values, name)
+    states.assign(model.trainable_variables, values, name)
 
 
 def training_state(model):
     """Return what a model needs to train on as if nothing had happened."""
     model.optimizer.build(model.trainable_variables)
     variables = model.variables + model.optimizer.variables
-    return model.get_compile_config(), checkpoint.values(variables)
+    return model.get_compile_config(), states.values(variables)
 
 
 def restore_training(model, state):
     config, values = state
     model.compile_from_config(config)
     model.optimizer.build(model.trainable_variables)
-    checkpoint.assign(model.variables + model.optimizer.variables, values, model.name)
+    states.assign(model.variables + model.optimizer.variables, values, model.name)
     return model

@@ -16,9 +16,9 @@ from sda.estimators.stacked import (
     start_from,
     validated,
 )
-from sda.losses import CrossEntropy
-from sda.pretraining import Denoising
-from sda.seeding import stream
+from sda.losses.cross_entropy import CrossEntropy
+from sda.models.denoising import Denoising
+from sda.streams import stream
 from sda.training.fit import fit
 
 

@@ -9,9 +9,10 @@ import pathlib
 
 import numpy as np
 
-import sda
-from sda import diagnostics, plotting, runs, safe_files
+from sda import diagnostics, plotting, runs
+from sda.files import opening
 from sda.report.charts import line_chart
+from sda.version import __version__
 
 # Bytes that all filters of a page may take; pictures of weights hardly compress.
 FILTER_BYTES = 900_000
@@ -88,14 +89,14 @@ def render(folders, title=None, most_rows=2000):
     page = environment.get_template("page.html").render(
         title=title or ", ".join(names),
         made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        version=sda.__version__,
+        version=__version__,
         runs=shown,
         settings=_settings(phases),
         charts=_charts(phases, [len(stack.autoencoders) for stack in stacks]),
         columns=[(name, head) for name, (head, _) in COLUMNS.items()],
     )
     if len(page) > PAGE_BYTES:
-        raise safe_files.Damaged(
+        raise opening.Damaged(
             f"Expected runs that make a page of at most {PAGE_BYTES} bytes. Received: {len(page)}"
         )
     return page
@@ -109,7 +110,7 @@ def check_target(path):
     if not os.path.lexists(path):
         return
     try:
-        with safe_files.open_plain(path, links=False) as file:
+        with opening.open_plain(path, links=False) as file:
             found = file.read(len(HEAD))
     except ValueError:
         found = None
@@ -282,7 +283,7 @@ def _charts(phases, depths):
         for phase in of_run.values():
             for row in phase.curves:
                 if phase.name == "pretrain" and row["layer"] > depth:
-                    raise safe_files.Damaged(
+                    raise opening.Damaged(
                         f"Expected curves of the {depth} layers of {phase.run}. "
                         f"Received: layer {row['layer']:.0f}"
                     )

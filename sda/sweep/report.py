@@ -7,7 +7,8 @@ import statistics
 import numpy as np
 
 from sda import plotting
-from sda.safe_files import csv_cell, markdown_cell, replacing, write_plain
+from sda.files.cells import csv_cell, markdown_cell
+from sda.files.writing import replacing, write_plain
 from sda.sweep.space import Range, decoded
 from sda.sweep.studies import counted, facts_of, is_lost, point
 

@@ -13,13 +13,17 @@ import time
 import keras
 import numpy as np
 
-from sda import preprocessing
 from sda.checkpoints import identity
+from sda.checkpoints.layer_cache import PrefixStore
 from sda.checks import check_count, check_number
-from sda.locks import alone
-from sda.prefixes import PrefixStore
-from sda.safe_files import Damaged, leftovers, open_plain, printable, replacing
-from sda.seeding import check_seed
+from sda.files.cells import printable
+from sda.files.locks import alone
+from sda.files.opening import Damaged, open_plain
+from sda.files.writing import leftovers, replacing
+from sda.layers import preprocessing
+from sda.rows.arrays import in_place
+from sda.rows.reading import as_rows, check_finite
+from sda.streams import check_seed
 from sda.sweep import report, space, trial, workers
 from sda.sweep.space import Range
 from sda.sweep.studies import (
@@ -38,8 +42,7 @@ from sda.sweep.studies import (
     reading,
     state,
 )
-from sda.training.fit import TrainingDiverged
-from sda.training.rows import as_rows, check_finite, in_place
+from sda.training.loop import TrainingDiverged
 
 # A worker that gives no sign for so many beats is taken for dead.
 GRACE = 4

@@ -8,8 +8,9 @@ import secrets
 import sqlite3
 import time
 
-from sda.safe_files import Damaged, printable, refusal
-from sda.seeding import spawn
+from sda.files.cells import printable
+from sda.files.opening import Damaged, refusal
+from sda.streams import spawn
 
 # The SQLite file in a sweep's folder.
 DATABASE = "sweep.db"

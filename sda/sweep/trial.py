@@ -7,13 +7,15 @@ import re
 import keras
 import numpy as np
 
-from sda import checkpoint, preprocessing
 from sda.callbacks import GeometricPatience
-from sda.checks import check_count, check_number, look_up
-from sda.corruption import NOISES
-from sda.pretraining import GreedyPretrainer
-from sda.seeding import check_seed, spawn
-from sda.stack import StackedDenoisingAutoencoder, on_arrays, per_layer
+from sda.checkpoints import state
+from sda.checks import check_count, check_number, look_up, per_layer
+from sda.layers import preprocessing
+from sda.layers.noises import NOISES
+from sda.models.stack import StackedDenoisingAutoencoder
+from sda.pretraining.pretrainer import GreedyPretrainer
+from sda.rows.reading import on_arrays
+from sda.streams import check_seed, spawn
 from sda.training.fit import fit
 
 # Settings that may differ from layer to layer.
@@ -263,6 +265,6 @@ class _Report(keras.callbacks.Callback):
 def digest(stack):
     """Return the SHA-256 of a stack's variables: weights and counters of the noise."""
     found = hashlib.sha256()
-    for value in checkpoint.values(stack.variables):
+    for value in state.values(stack.variables):
         found.update(value.tobytes())
     return found.hexdigest()

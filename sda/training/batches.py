@@ -9,16 +9,9 @@ import numpy as np
 from keras import tree
 from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 
-from sda.training.ahead import ahead
-from sda.training.rows import (
-    arrays_of_lists,
-    batch_at,
-    in_place,
-    is_loader,
-    is_tf,
-    length,
-    warn_of_end,
-)
+from sda.rows.arrays import arrays_of_lists, in_place
+from sda.rows.iterated import batch_at, is_loader, is_tf, length, warn_of_end
+from sda.rows.read_ahead import ahead
 
 # What a pass yields after its last batch.
 END = object()
@@ -33,7 +26,7 @@ class Batches:
     begins where a pass has ended.
 
     Args:
-        source: What yields batches, see `sda.training.rows.is_iterated`.
+        source: What yields batches, see `sda.rows.iterated.is_iterated`.
         name: What to call it in errors.
         steps: Integer, the batches of an epoch, or None for all that come.
         check: Function that returns a batch, or the rows of several, as a step takes them.

@@ -7,8 +7,8 @@ import keras
 import numpy as np
 from keras import tree
 
-from sda.training.ahead import ahead
-from sda.training.rows import native, size_of
+from sda.rows.base import native, size_of
+from sda.rows.read_ahead import ahead
 
 # Larger data stay where they are and travel in pieces, of which some four exist at a time.
 RESIDENT_BYTES = 2**30

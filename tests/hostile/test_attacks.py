@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 import sda
-from sda import checkpoint
+from sda.checkpoints import folder
+from sda.checkpoints import state as states
 from sda.datasets import mnist
 from sda.datasets.idx import read_idx
 
@@ -333,7 +334,7 @@ def test_what_hdf5_has_not_written_yet_counts(tmp_path, monkeypatch):
         x = file.create_dataset("x", (1000, 40), "float32", chunks=(500, 40), compression="gzip")
         x[:] = np.random.default_rng(0).random((1000, 40))
         assert (tmp_path / "rows.h5").stat().st_size < 1000
-        sda.safe_files.check_dataset(x, "x")
+        sda.files.h5.check_dataset(x, "x")
 
 
 # Arrays and text
@@ -346,7 +347,7 @@ def test_npz_files(ground, build, words):
         with refused(ground, words):
             sda.datasets.read(ground.path, name)
     with refused(ground, words):
-        sda.safe_files.read_npz(io.BytesIO(ground.path.read_bytes()))
+        sda.files.zips.read_npz(io.BytesIO(ground.path.read_bytes()))
 
 
 @table(attacks.NPY_FILES, "rows.npy")
@@ -483,7 +484,7 @@ def test_constructors_open_no_files(tmp_path):
 @table(attacks.CHECKPOINTS, "run/00000001.checkpoint")
 def test_checkpoints(ground, build, words):
     build(ground)
-    run = checkpoint.Checkpoints(ground.path.parent, {}, 60)
+    run = folder.Checkpoints(ground.path.parent, {}, 60)
     with refused(ground, words), run:
         pass
 
@@ -491,8 +492,8 @@ def test_checkpoints(ground, build, words):
 def test_a_checkpoint_gives_a_callback_no_other_file():
     callback = keras.callbacks.ModelCheckpoint("mine.keras")
     state = {"filepath": "theirs.keras", "best": 0.5, "unheard_of": "theirs", "on_epoch_end": 1}
-    checkpoint.restore_callbacks([callback], [state])
-    checkpoint.restore_callbacks([callback], [{"filepath": b"theirs.keras"}])
+    states.restore_callbacks([callback], [state])
+    states.restore_callbacks([callback], [{"filepath": b"theirs.keras"}])
     assert (callback.filepath, callback.best) == ("mine.keras", 0.5)
     assert not hasattr(callback, "unheard_of")
     assert callable(callback.on_epoch_end)

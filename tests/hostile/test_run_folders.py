@@ -18,13 +18,14 @@ pytest.importorskip("jinja2")
 from click.testing import CliRunner
 
 import sda
-from sda import runs, safe_files
+from sda import runs
 from sda.datasets import writing
 from sda.datasets.amat import read_amat
 from sda.datasets.idx import read_idx
+from sda.files import cells
+from sda.files.writing import replacing
 from sda.report import charts
 from sda.runs import Phase
-from sda.safe_files import replacing
 from sda_cli import terminal
 from sda_cli.app import app
 
@@ -269,19 +270,19 @@ def test_warnings_are_shown_without_control_characters(mine, monkeypatch):
 
 @given(st.text())
 def test_the_escapes_of_the_command_are_those_of_the_library(text):
-    assert terminal.printable(text) == safe_files.printable(text)
+    assert terminal.printable(text) == cells.printable(text)
     assert all(c.isprintable() or c in "\n\t" for c in terminal.printable(text))
 
 
 def test_cells_are_text_in_spreadsheets_and_in_markdown():
     for text in ("=HYPERLINK(1)", "+1", "-1", "@a", " =1"):
-        assert safe_files.csv_cell(text) == f"'{text}"
+        assert cells.csv_cell(text) == f"'{text}"
     for value in (-1.5, None, "masking", "a=1", "\\n"):
-        assert safe_files.csv_cell(value) == value
-    assert safe_files.csv_cell("\n=1") == "\\n=1"
-    assert safe_files.markdown_cell("<script>a|b</script>") == "&lt;script&gt;a\\|b&lt;/script&gt;"
-    assert safe_files.markdown_cell("![a](b) `c`\n") == "!\\[a\\](b) \\`c\\`\\\\n"
-    assert safe_files.markdown_cell("salt_and_pepper, 0.5") == "salt_and_pepper, 0.5"
+        assert cells.csv_cell(value) == value
+    assert cells.csv_cell("\n=1") == "\\n=1"
+    assert cells.markdown_cell("<script>a|b</script>") == "&lt;script&gt;a\\|b&lt;/script&gt;"
+    assert cells.markdown_cell("![a](b) `c`\n") == "!\\[a\\](b) \\`c\\`\\\\n"
+    assert cells.markdown_cell("salt_and_pepper, 0.5") == "salt_and_pepper, 0.5"
 
 
 # Files of runs with other things in them.

@@ -1,0 +1,1 @@
+"""Processes, replicas and devices: who trains together."""

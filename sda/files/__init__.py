@@ -1,0 +1,1 @@
+"""What is read of files, and written to them: the one door."""

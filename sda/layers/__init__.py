@@ -1,0 +1,1 @@
+"""Noises, the denoising autoencoder, and what stands before it."""

@@ -1,0 +1,1 @@
+"""Rows of examples, whatever holds them."""

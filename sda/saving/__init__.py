@@ -1,0 +1,1 @@
+"""Models in files: loaded, exported, and in the tutorial's form."""
