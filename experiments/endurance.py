@@ -273,7 +273,7 @@ def long_run(path, in_ram, seconds=None, epochs=None):
             keras.optimizers.SGD(0.1),
             epochs=epochs or 10**6,
             batch_size=128,
-            codes="ram" if in_ram else "disk",
+            codes_storage="ram" if in_ram else "disk",
             seed=1,
             callbacks=(lambda k: [StopAfter(seconds * (0.7, 0.3)[k])]) if seconds else None,
             checkpoint_dir=None if in_ram else folder,

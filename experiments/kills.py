@@ -89,7 +89,7 @@ def pairs(folder):
     x, noisy, _ = examples()
     fit = {"targets": x, "validation_data": (noisy[:9], x[:9])}
     loss, optimizer = sda.losses.CrossEntropy(1, 0.5), keras.optimizers.SGD(0.05, 0.9)
-    return pretrain(stack(), folder, optimizer, noisy, fit, loss=loss, codes="disk")
+    return pretrain(stack(), folder, optimizer, noisy, fit, loss=loss, codes_storage="disk")
 
 
 def gaps(folder):
@@ -97,7 +97,7 @@ def gaps(folder):
     x = examples()[0].copy()
     x[np.random.default_rng(2).random(x.shape) < 0.2] = np.nan
     model = stack(missing=0.5, contraction=0.1, sparsity=keras.regularizers.L1(0.01))
-    return pretrain(model, folder, x=x, fit={"shuffle": "blocks"}, codes="recompute")
+    return pretrain(model, folder, x=x, fit={"shuffle": "blocks"}, codes_storage="recompute")
 
 
 def schedules(folder):
@@ -114,8 +114,8 @@ def schedules(folder):
 
 def shared(folder):
     """Layers that a store keeps."""
-    store = sda.PrefixStore(folder / "layers")
-    return pretrain(stack(tied=False), folder, keras.optimizers.SGD(0.1), prefixes=store)
+    store = sda.LayerCache(folder / "layers")
+    return pretrain(stack(tied=False), folder, keras.optimizers.SGD(0.1), cache=store)
 
 
 def both(folder):

@@ -39,7 +39,7 @@ def sweeps(vary, fixed, seed, folder):
             vary,
             {**fixed, "seed": seed},
             objective="denoising",
-            prefix_bytes=2**33 if arm == "shared" else 0,
+            cache_bytes=2**33 if arm == "shared" else 0,
         )
         for arm in ("shared", "separate")
     }

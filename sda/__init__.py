@@ -1,7 +1,7 @@
 """Stacked denoising autoencoders for Keras 3: pretrain layer by layer, then fine-tune."""
 
 from sda import callbacks, datasets, diagnostics, losses, plotting, semisupervised, sweep, tables
-from sda.checkpoints.layer_cache import PrefixStore
+from sda.checkpoints.layer_cache import LayerCache
 from sda.layers.autoencoder import DenoisingAutoencoder, dA
 from sda.layers.composed import ComposedNoise
 from sda.layers.corruption import Corruption
@@ -16,9 +16,9 @@ from sda.pretraining import population
 from sda.pretraining.pretrainer import GreedyPretrainer
 from sda.saving import tutorial_params
 from sda.saving.export import export
-from sda.saving.load import load, load_weights
+from sda.saving.load import load_model, load_weights
 from sda.training.fit import fit
-from sda.training.loop import TrainingDiverged
+from sda.training.loop import TrainingDivergedError
 from sda.version import __version__
 
 __all__ = [
@@ -27,13 +27,13 @@ __all__ = [
     "DenoisingAutoencoder",
     "GaussianNoise",
     "GreedyPretrainer",
+    "LayerCache",
     "MaskingNoise",
-    "PrefixStore",
     "SaltAndPepperNoise",
     "SelectiveNoise",
     "StackedDenoisingAutoencoder",
     "SwapNoise",
-    "TrainingDiverged",
+    "TrainingDivergedError",
     "__version__",
     "callbacks",
     "dA",
@@ -41,7 +41,7 @@ __all__ = [
     "diagnostics",
     "export",
     "fit",
-    "load",
+    "load_model",
     "load_weights",
     "losses",
     "penalties",

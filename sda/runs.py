@@ -40,7 +40,7 @@ from sda.files.locks import Lock
 from sda.files.opening import Damaged, open_plain, read_plain
 from sda.files.writing import leftovers, write_plain
 from sda.models.stack import StackedDenoisingAutoencoder
-from sda.saving.load import load
+from sda.saving.load import load_model
 from sda.version import __version__
 
 # In the order in which they are made.
@@ -404,7 +404,7 @@ def finished(run, name):
 def load_stack(phase):
     """Return the stack of a `Phase` that pretrained one."""
     path = phase.file("stack.keras")
-    stack = load(path)
+    stack = load_model(path)
     if not isinstance(stack, StackedDenoisingAutoencoder):
         raise _damaged(path, f"a {type(stack).__name__}")
     return stack
@@ -458,7 +458,7 @@ def score(phase, rows):
     if rows.y is None:
         raise ValueError("Expected `labels` to say what the rows are. Received: none")
     path = phase.file("classifier.keras")
-    model = load(path)
+    model = load_model(path)
     shapes = model.input_shape, model.output_shape
     if [type(shape) for shape in shapes] != [tuple] * 2 or shapes[1] != (None, len(classes)):
         raise _damaged(path, f"a model from {shapes[0]} to {shapes[1]}")

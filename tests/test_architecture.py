@@ -17,104 +17,36 @@ import sda
 
 ROOT = pathlib.Path(sda.__file__).parent
 BACKENDS = {"tensorflow", "jax", "torch"}
-DRIVERS = {f"training.{backend}" for backend in BACKENDS}
+DRIVERS = {
+    "training.jax",
+    "training.jax_mesh",
+    "training.jax_population",
+    "training.tensorflow",
+    "training.torch",
+    "training.torch_chain",
+}
 
-# The ground, which every module may know.
-GROUND = {
-    "checks",
-    "devices",
-    "forks",
-    "locks",
-    "optimizers",
-    "preprocessing",
-    "processes",
-    "replicas",
-    "safe_files",
-    "seeding",
-}
-# What each of the lower modules may know besides. Above them, anything but a cycle is allowed.
-MAY_KNOW = {
-    "checks": set(),
-    "devices": set(),
-    "forks": set(),
-    "locks": set(),
-    "optimizers": set(),
-    "preprocessing": {"ranges"},
-    "processes": set(),
-    "replicas": set(),
-    "safe_files": set(),
-    "seeding": set(),
-    "loading": set(),
-    "corruption": set(),
-    "losses": set(),
-    "ranges": set(),
-    "slopes": set(),
-    "penalties": {"slopes"},
-    "autoencoder": {"corruption", "losses", "penalties", "ranges", "slopes"},
-    "finetuning": set(),
-    "semisupervised": {"training.rows"},
-    "stack": {"autoencoder", "corruption", "finetuning", "losses", "training.rows"},
-    "exporting": {"stack"},
-    "tables": {"corruption", "losses"},
-    "tutorial_params": {"autoencoder", "stack"},
-    "codes": {"training.rows"},
-    "checkpoint": {"checkpoints.identity", "training.rows"},
-    "checkpoints": set(),
-    "checkpoints.code": {"corruption"},
-    "checkpoints.identity": {"checkpoints.code", "training.rows"},
-    "prefixes": {"checkpoint", "checkpoints.identity"},
-    "datasets.amat": set(),
-    "datasets.natural_images": set(),
-    "datasets.shapes": set(),
-    "datasets.tables": set(),
-    "datasets.writing": {"datasets.tables", "training.rows"},
-    "training": set(),
-    "training.ahead": set(),
-    "training.mapped": set(),
-    "training.rows": {"training.ahead", "training.mapped", "training.scratch"},
-    "training.scratch": set(),
-    "training.batches": {"training.ahead", "training.rows"},
-    "training.chain": {"corruption", "losses"},
-    "training.feed": {"training.ahead", "training.rows"},
-    "training.fit": {
-        "checkpoint",
-        "checkpoints.identity",
-        "corruption",
-        "training",
-        "training.batches",
-        "training.feed",
-        "training.rows",
-        "training.scratch",
-        "training.softmax",
-        "training.validation",
-    },
-    "training.validation": {"training.rows"},
-    "training.softmax": set(),
-    **{driver: {"training.rows"} for driver in DRIVERS},
-    "training.mesh": {"training", "training.feed", "training.jax"},
-    "training.torch": {"corruption", "losses", "training.chain", "training.rows"},
-}
-# What only the names listed may know: the higher floors of the house.
-KNOWN_BY = {
-    "pretraining": {
-        "",
-        "diagnostics",
-        "estimators.stacked",
-        "estimators.transformer",
-        "population",
-        "sweep.trial",
-    },
-    "diagnostics": {"", "report", "runs", "sweep.trial"},
-    "runs": {"report"},
-    "report": set(),
-    "estimators": {"", "sweep.trial"},
-    "estimators.stacked": {"estimators.supervised", "estimators.transformer"},
-    "population": {""},
-    "sweep": {""},
-    "sweep.search": {"sweep"},
-    "sweep.report": {"sweep.search"},
-    "sweep.trial": {"sweep.search", "sweep.space"},
-}
+# The rooms, from the ground up: a room may know those on the floors below it, and no others.
+# What stands on the ground is for all, and knows only its like.
+FLOORS = [
+    {"version", "checks", "streams", "forks"},
+    {"files", "distribution"},
+    {"losses"},
+    {"layers"},
+    {"rows"},
+    {"models"},
+    {"checkpoints"},
+    {"training"},
+    {"callbacks"},
+    {"pretraining"},
+    {"saving"},
+    {"tables"},
+    {"recipe"},
+    {"datasets", "semisupervised", "diagnostics", "plotting"},
+    {"estimators", "sweep", "runs"},
+    {"report"},
+]
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 
 def module_name(path):
@@ -144,15 +76,20 @@ def known(name):
     return {"" if i == "sda" else i.removeprefix("sda.") for i in names}
 
 
-@pytest.mark.parametrize("name", sorted(set(MAY_KNOW) & set(MODULES)))
+def room(name):
+    return name.partition(".")[0]
+
+
+def test_every_module_is_in_a_room():
+    # `sda` itself is the table of contents, and `sda.__main__` the door to the command.
+    assert {room(name) for name in MODULES} - {"", "__main__"} <= set(FLOOR)
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - {"", "__main__"}))
 def test_a_module_imports_only_from_below(name):
-    assert known(name) <= MAY_KNOW[name] | GROUND - {name}
-
-
-@pytest.mark.parametrize("name", sorted(MODULES))
-def test_the_higher_floors_are_known_only_above(name):
-    for floor in known(name) & set(KNOWN_BY):
-        assert name in KNOWN_BY[floor]
+    here = room(name)
+    below = {other for other, floor in FLOOR.items() if floor < (FLOOR[here] or 1)}
+    assert {room(other) for other in known(name)} <= below | {here}
 
 
 # The command is beside the package, since importing that takes seconds.
@@ -187,7 +124,7 @@ def test_imports_make_no_circle():
 
     for name in MODULES:
         visit(name, [])
-    assert set(visited) >= {"stack", "pretraining"}
+    assert set(visited) >= {"models.stack", "pretraining.pretrainer"}
 
 
 def test_only_the_drivers_import_a_backend():
@@ -198,8 +135,9 @@ def test_only_the_drivers_import_a_backend():
     }
     # Which devices, processes and replicas there are, their backend alone knows, as it alone has
     # the state of its random generators, which checkpoints keep.
-    rest = {"training.mesh", "checkpoint", "devices", "processes", "replicas"}
-    assert importers == DRIVERS | rest
+    rest = {"checkpoints.state", *(n for n in MODULES if room(n) == "distribution")}
+    assert importers <= DRIVERS | rest
+    assert {f"training.{backend}" for backend in BACKENDS} <= importers
 
 
 def test_there_is_no_module_for_odds_and_ends():

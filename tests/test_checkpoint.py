@@ -812,7 +812,7 @@ def test_a_run_that_diverges_keeps_its_last_good_weights(steps, what):
     model, spoils = regression(), Spoils(2)
     x, y = np.full((30, 6), 9.0), np.zeros((30, 2))
     with pytest.raises(
-        sda.TrainingDiverged, match=rf"'lines' diverged: the {what} in epoch 3"
+        sda.TrainingDivergedError, match=rf"'lines' diverged: the {what} in epoch 3"
     ) as e:
         sda.fit(
             model, x, y, 30 // steps, 9, verbose=0, callbacks=[spoils], shuffle=False,
@@ -835,7 +835,7 @@ def test_a_layer_that_diverges_leaves_the_others_as_they_are(tmp_path):
     stack, expected = stacked(1, **settings), stacked(1, **settings)
     optimizer = keras.optimizers.SGD(0.01)
     pretrain(expected, optimizer=optimizer, seed=1, epochs=[3, 1])
-    with pytest.raises(sda.TrainingDiverged, match="'autoencoder_2' diverged"):
+    with pytest.raises(sda.TrainingDivergedError, match="'autoencoder_2' diverged"):
         pretrain(stack, tmp_path, callbacks, optimizer=optimizer, seed=1, epochs=[3, 3])
     # The first layer, and one epoch of the second.
     assert_same(stack.get_weights(), expected.get_weights())

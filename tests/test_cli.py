@@ -92,7 +92,7 @@ def test_pretraining_is_what_the_library_does(rows):
     histories = sda.GreedyPretrainer(stack, optimizer, epochs=2, batch_size=20, seed=3).fit(
         x, verbose=0
     )
-    made = sda.load("run/pretrain/stack.keras")
+    made = sda.load_model("run/pretrain/stack.keras")
     for ours, theirs in zip(made.get_weights(), stack.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     losses = [loss for history in histories for loss in history.history["loss"]]
@@ -103,7 +103,7 @@ def test_pretraining_is_what_the_library_does(rows):
 def test_settings_repeat_the_run(rows):
     ok("pretrain", "--data", "rows.npz::x", "--out", "first", *SMALL[:-3])
     ok("pretrain", "--config", "first/pretrain/settings.toml", "--out", "again")
-    first, again = (sda.load(f"{run}/pretrain/stack.keras") for run in ("first", "again"))
+    first, again = (sda.load_model(f"{run}/pretrain/stack.keras") for run in ("first", "again"))
     for one, other in zip(first.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     settings = Phase("first", "pretrain").settings
@@ -115,7 +115,7 @@ def test_settings_repeat_the_run(rows):
 def test_one_value_for_all_layers_or_one_a_layer(rows):
     ok("pretrain", "--data", "rows.npz::x", "--out", "run", *SMALL, "--corruption", "0.1,0.2",
        "--noise", "masking,gaussian", "--epochs", "1,3", "--learning-rate", "0.1,0.05")  # fmt: skip
-    stack = sda.load("run/pretrain/stack.keras")
+    stack = sda.load_model("run/pretrain/stack.keras")
     first, second = (a.corruption for a in stack.autoencoders)
     assert (type(first), first.rate) == (sda.MaskingNoise, 0.1)
     assert (type(second), second.stddev) == (sda.GaussianNoise, 0.2)
@@ -130,7 +130,7 @@ def test_a_table_leaves_its_labels_out(rows):
     table["kind"] = np.array(["no", "yes"])[y]
     table.to_csv("table.csv", index=False)
     ok("pretrain", "--data", "table.csv", "--labels", "kind", "--out", "run", *SMALL)
-    assert sda.load("run/pretrain/stack.keras").example_shape == (16,)
+    assert sda.load_model("run/pretrain/stack.keras").example_shape == (16,)
     ok("finetune", "run", "--epochs", 1, "--quiet")
     assert Phase("run", "finetune").results["classes"] == ["no", "yes"]
     assert "yes" in ok("evaluate", "run")
@@ -236,7 +236,7 @@ def test_a_run_is_not_overwritten_without_being_asked(rows):
     assert "--overwrite" in fails(*arguments, "--units", "3")
     assert model.read_bytes() == before
     ok(*arguments, "--units", "3", "--overwrite")
-    assert len(sda.load("run/pretrain/stack.keras").autoencoders) == 1
+    assert len(sda.load_model("run/pretrain/stack.keras").autoencoders) == 1
 
 
 # Carrying on
@@ -270,7 +270,7 @@ def test_a_pretraining_that_was_cut_off_is_carried_on(rows, monkeypatch):
     assert "--resume" in fails(*arguments, "--out", "cut")
     assert "`epochs` 2. Received: 3" in fails("pretrain", "--out", "cut", "--resume", "--epochs", 3)
     ok("pretrain", "--out", "cut", "--resume", "--quiet")
-    for whole, cut in zip(*(sda.load(f"{r}/pretrain/stack.keras").get_weights()
+    for whole, cut in zip(*(sda.load_model(f"{r}/pretrain/stack.keras").get_weights()
                             for r in ("whole", "cut")), strict=True):  # fmt: skip
         np.testing.assert_array_equal(whole, cut)
     written = os.stat("cut/pretrain/stack.keras").st_mtime_ns
@@ -289,7 +289,7 @@ def test_a_finetuning_that_was_cut_off_is_carried_on(rows, monkeypatch):
     error = fails("finetune", "run", *arguments, status=130)
     assert "sda finetune run --out run --resume" in error
     ok("finetune", "run", "--resume", "--quiet")
-    for whole, cut in zip(*(sda.load(f"{r}/finetune/classifier.keras").get_weights()
+    for whole, cut in zip(*(sda.load_model(f"{r}/finetune/classifier.keras").get_weights()
                             for r in ("whole", "run")), strict=True):  # fmt: skip
         np.testing.assert_array_equal(whole, cut)
 
@@ -329,8 +329,8 @@ def trained(rows, trained_once):
 
 
 def test_finetuning_starts_from_the_stack_and_ends_elsewhere(trained):
-    stack = sda.load("run/pretrain/stack.keras")
-    classifier = sda.load("run/finetune/classifier.keras")
+    stack = sda.load_model("run/pretrain/stack.keras")
+    classifier = sda.load_model("run/finetune/classifier.keras")
     for dA, layer in zip(stack.autoencoders, classifier.layers[:2], strict=True):
         kernels = [keras.ops.convert_to_numpy(k) for k in (dA.encoder.kernel, layer.kernel)]
         assert np.abs(kernels[0] - kernels[1]).max() > 0
@@ -347,7 +347,9 @@ def test_the_error_is_that_of_the_classifier(trained):
     x, y = trained
     np.savez("test.npz", x=x[:15], y=y[:15])
     printed = ok("evaluate", "run", "--data", "test.npz::x")
-    predicted = sda.load("run/finetune/classifier.keras").predict(x[:15], verbose=0).argmax(axis=1)
+    predicted = (
+        sda.load_model("run/finetune/classifier.keras").predict(x[:15], verbose=0).argmax(axis=1)
+    )
     error = 100 * np.mean(predicted != y[:15])
     assert printed.startswith(f"error {error:.2f} % (")
     results = Phase("run", "finetune").results
@@ -400,7 +402,7 @@ def test_a_stack_that_was_not_trained_is_there_to_compare(rows):
 def test_codes_are_those_of_the_stack(trained, layer):
     x, _ = trained
     ok("encode", "run", "--layer", layer, "--out", "codes.npy")
-    stack = sda.load("run/pretrain/stack.keras")
+    stack = sda.load_model("run/pretrain/stack.keras")
     codes = [stack.encode(x, 0), stack.encode(x, 1)]
     expected = {"top": codes[1], "1": codes[0], "all": np.hstack(codes)}[layer]
     np.testing.assert_allclose(np.load("codes.npy"), expected, rtol=1e-6)
@@ -409,14 +411,14 @@ def test_codes_are_those_of_the_stack(trained, layer):
 def test_reconstructions_are_those_of_the_stack(trained):
     x, _ = trained
     ok("reconstruct", "run", "--layer", "1", "--out", "rows.h5")
-    expected = sda.load("run/pretrain/stack.keras").reconstruct(x, 0)
+    expected = sda.load_model("run/pretrain/stack.keras").reconstruct(x, 0)
     np.testing.assert_allclose(sda.datasets.read("rows.h5")[:], expected, rtol=1e-6)
 
 
 def test_pictures(trained):
     Image = pytest.importorskip("PIL.Image")
     ok("filters", "run", "--image-shape", "4x4", "--zoom", 1, "--out", "filters.png")
-    stack = sda.load("run/pretrain/stack.keras")
+    stack = sda.load_model("run/pretrain/stack.keras")
     tiles = sda.plotting.filter_tiles(stack.autoencoders[0].encoder.kernel, (4, 4))
     np.testing.assert_array_equal(np.asarray(Image.open("filters.png")), tiles)
     ok("reconstruct", "run", "--image-shape", "4x4", "--out", "rebuilt.png")
@@ -489,7 +491,7 @@ def test_a_real_process(rows, tmp_path):
     assert "\b" not in done.stdout
     assert "\r" not in done.stdout
     assert Phase("run", "pretrain").record["backend"] == "torch"
-    assert sda.load("run/pretrain/stack.keras").built
+    assert sda.load_model("run/pretrain/stack.keras").built
 
 
 def test_progress_bars_are_for_terminals(monkeypatch):
@@ -517,7 +519,7 @@ def test_columns_of_a_table_go_by_their_names(rows):
         ok("encode", "run", "--data", data, "--labels", "label", "--out", out)
         ok("finetune", "run", "--data", data, "--labels", "label", "--out", other, *FINE)
         scored = ok("evaluate", "run_table", "--data", data, "--labels", "label")
-        weights = sda.load(f"{other}/finetune/classifier.keras").get_weights()
+        weights = sda.load_model(f"{other}/finetune/classifier.keras").get_weights()
         found.append((np.load(out), *weights, scored.replace(data, "")))
     for one, other in zip(*found, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -551,5 +553,5 @@ def test_bytes_are_taken_for_pixels_and_that_is_said(tmp_path, monkeypatch):
     assert "preprocessing: Rescaling(0.00392157, 0)" in done.output
     found = json.loads((tmp_path / "run/pretrain/results.json").read_text())
     assert found["preprocessing"] == "Rescaling(0.00392157, 0)"
-    (layer,) = sda.load("run/pretrain/stack.keras").preprocessing
+    (layer,) = sda.load_model("run/pretrain/stack.keras").preprocessing
     assert (layer.scale, layer.offset) == (1 / 255, 0.0)

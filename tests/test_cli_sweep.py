@@ -56,11 +56,11 @@ def test_a_sweep_from_the_shell_and_on(monkeypatch):
         ("0.4", "1", "1"),
         ("0.4", "2", "1"),
     ]
-    best = sda.load("out/best.keras")
+    best = sda.load_model("out/best.keras")
     assert [a.units for a in best.autoencoders] == [6, 4]
     assert text.strip().endswith("out/best.keras")
     # Labels are counted from 0, whatever they are in the file.
-    assert sda.load("out/best_classifier.keras").output_shape == (None, 2)
+    assert sda.load_model("out/best_classifier.keras").output_shape == (None, 2)
 
 
 def test_options_are_the_settings_of_a_run():

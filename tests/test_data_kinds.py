@@ -379,7 +379,7 @@ def test_codes_of_16_bits_can_be_on_disk(policy):
     x, weights = data()[0], []
     for place in ("device", "disk"):
         stack = sda.StackedDenoisingAutoencoder([5, 3], corruption=0.3, seed=1, dtype=policy)
-        sda.GreedyPretrainer(stack, epochs=1, codes=place, seed=1).fit(x, verbose=0)
+        sda.GreedyPretrainer(stack, epochs=1, codes_storage=place, seed=1).fit(x, verbose=0)
         weights.append([np.asarray(w, "float32") for w in stack.get_weights()])
     for a, b in zip(*weights, strict=True):
         np.testing.assert_array_equal(a, b)

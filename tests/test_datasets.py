@@ -197,7 +197,7 @@ def test_grey_levels_become_the_unit_interval(machine):
 @pytest.mark.parametrize(("name", "file"), [("mnist", "mnist.npz"), ("fashion_mnist", "t10k-")])
 def test_offline(machine, monkeypatch, name, file):
     monkeypatch.setenv("SDA_DATA", str(machine / "mine"))
-    with pytest.raises(sda.datasets.DatasetUnavailable) as caught:
+    with pytest.raises(sda.datasets.DatasetUnavailableError) as caught:
         sda.datasets.load(name)
     message = str(caught.value)
     for told in (file, "SDA_DATA", f"{machine}/mine", f"{machine}/keras", "name not known"):
@@ -206,7 +206,7 @@ def test_offline(machine, monkeypatch, name, file):
 
 
 def test_offline_is_an_os_error():
-    assert issubclass(sda.datasets.DatasetUnavailable, OSError)
+    assert issubclass(sda.datasets.DatasetUnavailableError, OSError)
 
 
 def test_patience_with_the_network_is_a_few_seconds():
@@ -215,7 +215,7 @@ def test_patience_with_the_network_is_a_few_seconds():
 
 def seconds_until_unavailable():
     begin = time.monotonic()
-    with pytest.raises(sda.datasets.DatasetUnavailable, match=r"no answer within|timed out"):
+    with pytest.raises(sda.datasets.DatasetUnavailableError, match=r"no answer within|timed out"):
         sda.datasets.load("mnist")
     return time.monotonic() - begin
 
@@ -288,13 +288,13 @@ def test_fashion_mnist_download(machine, host, monkeypatch):
 
 def test_download_of_something_else_leaves_no_file(machine, host):
     write_npz(host / "mnist.npz", small_problem(0, 6))  # Not the file that the hash is of.
-    with pytest.raises(sda.datasets.DatasetUnavailable, match="hash"):
+    with pytest.raises(sda.datasets.DatasetUnavailableError, match="hash"):
         sda.datasets.load("mnist")
     assert os.listdir(machine / "keras/datasets") == []
 
 
 def test_download_that_the_host_lacks(host):
-    with pytest.raises(sda.datasets.DatasetUnavailable, match="404"):
+    with pytest.raises(sda.datasets.DatasetUnavailableError, match="404"):
         sda.datasets.load("mnist")
 
 

@@ -61,7 +61,7 @@ def test_without_mnist_it_says_why_and_takes_the_sample(monkeypatch, capsys):
 
     def without_mnist(name):
         if name == "mnist":
-            raise sda.datasets.DatasetUnavailable("no network")
+            raise sda.datasets.DatasetUnavailableError("no network")
         return load(name)
 
     monkeypatch.setattr(sda.datasets, "load", without_mnist)

@@ -181,7 +181,14 @@ OTHER = {
     "unlabelled": 2,
 }
 # Tested below; these do not show in the weights of a first fit.
-ELSEWHERE = {"codes", "layers", "n_iter_no_change", "validation_fraction", "verbose", "warm_start"}
+ELSEWHERE = {
+    "codes_storage",
+    "layers",
+    "n_iter_no_change",
+    "validation_fraction",
+    "verbose",
+    "warm_start",
+}
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
@@ -393,7 +400,7 @@ def test_pixels_under_cross_entropy():
         ("pretraining_batch_size", 0),
         ("pretraining_optimizer", "best"),
         ("pretraining_learning_rate", 0),
-        ("codes", "cloud"),
+        ("codes_storage", "cloud"),
         ("early_stopping", "yes"),
         ("validation_fraction", 1),
         ("n_iter_no_change", 0),

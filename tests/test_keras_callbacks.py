@@ -107,9 +107,9 @@ def check_written(folder, model, history, validated):
 
     paths = sorted(folder.glob("epoch_*.keras"))
     assert len(paths) == EPOCHS
-    assert_same(values(sda.load(paths[-1])), values(model))
+    assert_same(values(sda.load_model(paths[-1])), values(model))
     assert any((a != b).any() for a, b in zip(
-        values(sda.load(paths[0])), values(model), strict=True
+        values(sda.load_model(paths[0])), values(model), strict=True
     ))  # fmt: skip
     monitor = "val_loss" if validated else "loss"
     assert min(logs[monitor]) == logs[monitor][-1]
@@ -143,7 +143,7 @@ def test_logs_events_and_models_are_written_for_each_layer(tmp_path, validated):
     for k, history in enumerate(histories):
         check_written(tmp_path / f"layer_{k}", keep[k].kept, history, validated)
     # What was saved is the layer with its loss; its encoder is that of the stack.
-    saved = sda.load(tmp_path / "layer_1" / f"epoch_{EPOCHS}.keras")
+    saved = sda.load_model(tmp_path / "layer_1" / f"epoch_{EPOCHS}.keras")
     assert type(saved) is Denoising
     codes = saved.autoencoder.encode(stack.encode(rows(), layer=0))
     np.testing.assert_allclose(ops.convert_to_numpy(codes), stack.encode(rows()), rtol=1e-6)
@@ -217,7 +217,7 @@ def test_terminate_on_nan_ends_the_schedule():
     """Stopped quietly, the next layer would learn the codes of a broken one."""
     keep = [Keep(), Keep()]
     optimizers = [keras.optimizers.SGD(1e38), keras.optimizers.SGD(0.1)]
-    with pytest.raises(sda.TrainingDiverged, match=r"'autoencoder_1' diverged"):
+    with pytest.raises(sda.TrainingDivergedError, match=r"'autoencoder_1' diverged"):
         pretrain(lambda k: [keras.callbacks.TerminateOnNaN(), keep[k]], optimizer=optimizers)
     assert all(np.isfinite(w).all() for w in values(keep[0].kept))
     assert not hasattr(keep[1], "kept")
@@ -269,7 +269,7 @@ def test_a_schedule_that_is_cut_off_goes_on_with_all_of_them(tmp_path):
                 scalars[part] = events(folder / str(k) / part)["epoch_loss"]
             found.append((lines(folder / str(k) / "log.csv"), history.history, scalars))
             assert history.epoch == [0, 1, 2]
-        last = sda.load(folder / "1" / "epoch_3.keras")
+        last = sda.load_model(folder / "1" / "epoch_3.keras")
         sda.load_weights(last, folder / "1" / "best.weights.h5")
         return values(stack), found, values(last)
 

@@ -433,7 +433,9 @@ def test_the_files_of_the_authors(small, tmp_path, name, files, by_column):
 
 
 def test_files_that_are_not_there(tmp_path):
-    with pytest.raises(sda.datasets.DatasetUnavailable, match=r"`folder` to hold convex_train"):
+    with pytest.raises(
+        sda.datasets.DatasetUnavailableError, match=r"`folder` to hold convex_train"
+    ):
         load("convex", tmp_path)
     with pytest.raises(ValueError, match=r"`name`.*Received: name='konvex'"):
         load("konvex", tmp_path)

@@ -297,8 +297,8 @@ def test_saved_and_loaded_with_every_check(x, tmp_path):
     for model in (stack, stack.classifier(3), stack.unrolled()):
         path = tmp_path / f"{model.name}.keras"
         model.save(path)
-        np.testing.assert_array_equal(array(sda.load(path)(x)), array(model(x)))
-    loaded = sda.load(tmp_path / f"{stack.name}.keras")
+        np.testing.assert_array_equal(array(sda.load_model(path)(x)), array(model(x)))
+    loaded = sda.load_model(tmp_path / f"{stack.name}.keras")
     assert loaded.missing == fill
     np.testing.assert_array_equal(loaded.reconstruct(x), stack.reconstruct(x))
 

@@ -197,7 +197,7 @@ def test_codes_may_live_anywhere(place, tmp_path, monkeypatch):
     plain, scaling = around_a_model(), around_a_model(keras.layers.Rescaling(0.5))
     for stack, factor, where in [(plain, 1, "device"), (scaling, 2, place)]:
         x, y = factor * noisy, factor * clean
-        sda.GreedyPretrainer(stack, SGD(0.1), codes=where, seed=1, **USUAL).fit(
+        sda.GreedyPretrainer(stack, SGD(0.1), codes_storage=where, seed=1, **USUAL).fit(
             x, targets=y, validation_data=(x, y), shuffle=False, verbose=0
         )
     check_close(weights(scaling), weights(plain), 1e-6)
@@ -291,8 +291,8 @@ def test_a_run_is_refused_under_other_targets(tmp_path):
 @slow
 def test_shared_layers_are_told_apart_by_their_targets(tmp_path):
     noisy, clean = halves()
-    store = sda.PrefixStore(tmp_path)
-    pretrainer = {"prefixes": store}
+    store = sda.LayerCache(tmp_path)
+    pretrainer = {"cache": store}
     for targets, hits in [(clean, 0), (clean, 2), (clean[::-1].copy(), 2)]:
         stack = trained(noisy, fit={"targets": targets}, pretrainer=pretrainer)[0]
         check_close(weights(stack), weights(trained(noisy, fit={"targets": targets})[0]), 0)

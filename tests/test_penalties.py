@@ -329,7 +329,7 @@ def test_one_value_a_layer_and_through_files(tmp_path):
     )
     stack.build((None, 12))
     stack.save(tmp_path / "stack.keras")
-    loaded = sda.load(tmp_path / "stack.keras")
+    loaded = sda.load_model(tmp_path / "stack.keras")
     for one in (stack, loaded):
         assert [a.contraction for a in one.autoencoders] == [0.5, 0.0, 0.25]
         first, second, third = (a.sparsity for a in one.autoencoders)

@@ -115,10 +115,10 @@ def test_a_member_that_diverges_does_not_stop_the_others():
 
     together, alone = made(), made()
     good, bad = sda.population.fit(together, rows())
-    assert isinstance(bad, sda.TrainingDiverged)
+    assert isinstance(bad, sda.TrainingDivergedError)
     assert [len(h.history["loss"]) for h in good] == [2]
     alone[0].fit(rows(), verbose=0)
-    with pytest.raises(sda.TrainingDiverged):
+    with pytest.raises(sda.TrainingDivergedError):
         alone[1].fit(rows(), verbose=0)
     for p, other in zip(together, alone, strict=True):
         for a, b in zip(p.stack.get_weights(), other.stack.get_weights(), strict=True):
@@ -231,7 +231,7 @@ def test_what_makes_no_sense_is_refused(tmp_path):
     for settings in (
         {"callbacks": lambda k: []},
         {"checkpoint_dir": tmp_path},
-        {"prefixes": sda.PrefixStore(tmp_path)},
+        {"cache": sda.LayerCache(tmp_path)},
     ):
         with pytest.raises(
             ValueError, match=f"Expected `pretrainers` without `{next(iter(settings))}`"

@@ -14,7 +14,7 @@ import pytest
 
 import sda
 from sda.checkpoints import identity
-from sda.checkpoints import layer_cache as prefixes
+from sda.checkpoints import layer_cache as cache
 from sda.files import locks
 
 
@@ -26,7 +26,7 @@ def pretrained(store=None, x=None, units=(8, 6, 5), corruption=(0.1, 0.2, 0.3), 
     """Return a stack of three layers and its Histories."""
     stack = sda.StackedDenoisingAutoencoder(list(units), list(corruption), seed=seed)
     settings = {"optimizer": keras.optimizers.SGD(0.1), "epochs": 1, "seed": 3, **settings}
-    pretrainer = sda.GreedyPretrainer(stack, prefixes=store, **settings)
+    pretrainer = sda.GreedyPretrainer(stack, cache=store, **settings)
     validation_data = settings.pop("validation_data", None)
     x = data() if x is None else x
     return stack, pretrainer.fit(x, validation_data=validation_data, verbose=0)
@@ -54,7 +54,7 @@ def counts(store):
 
 @pytest.fixture
 def store(tmp_path):
-    return sda.PrefixStore(tmp_path / "layers")
+    return sda.LayerCache(tmp_path / "layers")
 
 
 def test_runs_that_differ_in_the_third_layer_share_two_and_end_as_without_a_store(store):
@@ -108,7 +108,7 @@ def keys_of():
         made.build((None, 12))
         settings = {"optimizer": keras.optimizers.SGD(0.1), "epochs": 1, "seed": 3, **settings}
         callbacks = settings.get("callbacks") or (lambda k: [])
-        pretrainer = sda.GreedyPretrainer(made, prefixes=sda.PrefixStore("unused"), **settings)
+        pretrainer = sda.GreedyPretrainer(made, cache=sda.LayerCache("unused"), **settings)
         trainings = pretrainer._trainings(shuffle, [callbacks(k) for k in range(len(units))])
         keys = pretrainer._keys(data() if x is None else x, None, trainings)
         return [identity.address(key) for key in keys]
@@ -211,14 +211,14 @@ def test_what_cannot_be_told_apart_is_refused_in_a_loss_and_left_out_of_callback
 
 def test_bad_settings_are_refused(tmp_path):
     stack = sda.StackedDenoisingAutoencoder([4], seed=1)
-    with pytest.raises(ValueError, match="Expected `prefixes` to be"):
-        sda.GreedyPretrainer(stack, seed=1, prefixes=str(tmp_path))
-    with pytest.raises(ValueError, match="Expected `seed` to be an integer under `prefixes`"):
-        sda.GreedyPretrainer(stack, prefixes=sda.PrefixStore(tmp_path))
+    with pytest.raises(ValueError, match="Expected `cache` to be"):
+        sda.GreedyPretrainer(stack, seed=1, cache=str(tmp_path))
+    with pytest.raises(ValueError, match="Expected `seed` to be an integer under `cache`"):
+        sda.GreedyPretrainer(stack, cache=sda.LayerCache(tmp_path))
     with pytest.raises(ValueError, match="Expected `path`"):
-        sda.PrefixStore(3)
+        sda.LayerCache(3)
     with pytest.raises(ValueError, match="Expected `max_bytes`"):
-        sda.PrefixStore(tmp_path, -1)
+        sda.LayerCache(tmp_path, -1)
 
 
 # The folder
@@ -235,7 +235,7 @@ def layer(store, number, train=lambda: "trained", size=1000):
 
 
 def test_the_least_recently_used_layers_go_first(tmp_path):
-    store = sda.PrefixStore(tmp_path)
+    store = sda.LayerCache(tmp_path)
     layer(store, 0)
     one = store.size()
     store.max_bytes = 3 * one + 100
@@ -254,7 +254,7 @@ def test_the_least_recently_used_layers_go_first(tmp_path):
 
 
 def test_a_layer_larger_than_the_limit_is_trained_and_not_kept(tmp_path):
-    store = sda.PrefixStore(tmp_path, max_bytes=10)
+    store = sda.LayerCache(tmp_path, max_bytes=10)
     outcome, variable = layer(store, 7)
     assert outcome == "trained"
     assert keras.ops.convert_to_numpy(variable.value)[0] == 7
@@ -262,7 +262,7 @@ def test_a_layer_larger_than_the_limit_is_trained_and_not_kept(tmp_path):
 
 
 def test_a_damaged_layer_is_trained_again(tmp_path):
-    store = sda.PrefixStore(tmp_path)
+    store = sda.LayerCache(tmp_path)
     layer(store, 1)
     (path,) = tmp_path.glob("*.layer")
     whole = path.read_bytes()
@@ -274,7 +274,7 @@ def test_a_damaged_layer_is_trained_again(tmp_path):
 
 
 def test_a_training_that_fails_leaves_nothing(tmp_path):
-    store = sda.PrefixStore(tmp_path)
+    store = sda.LayerCache(tmp_path)
 
     def fail():
         raise KeyboardInterrupt
@@ -289,9 +289,9 @@ def test_a_full_disk_costs_the_layer_and_not_the_run(tmp_path, monkeypatch):
     def full(path, saved):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(prefixes.checkpoint, "write", full)
+    monkeypatch.setattr(cache.checkpoint, "write", full)
     with pytest.warns(UserWarning, match="could not be kept.*No space left"):
-        assert layer(sda.PrefixStore(tmp_path), 1)[0] == "trained"
+        assert layer(sda.LayerCache(tmp_path), 1)[0] == "trained"
 
 
 # Another process that holds the lock of a layer and puts the layer in its place when told to.

@@ -292,7 +292,7 @@ def test_all_models_load_from_files(pixels, kind, tmp_path):
         outputs = [m.predict(pixels, verbose=0) for m in (model, loaded)]
         np.testing.assert_allclose(*outputs, rtol=1e-5, atol=1e-5)
     stack.save(tmp_path / "stack.keras")
-    for load in (sda.load, keras.saving.load_model):
+    for load in (sda.load_model, keras.saving.load_model):
         loaded = load(tmp_path / "stack.keras")
         np.testing.assert_allclose(loaded.encode(pixels), stack.encode(pixels), atol=1e-6)
         np.testing.assert_allclose(loaded.reconstruct(pixels), stack.reconstruct(pixels), rtol=1e-5)
@@ -541,10 +541,10 @@ def test_a_run_goes_on_only_with_what_its_normalization_knew(pixels, tmp_path):
 
 
 def test_shared_layers_know_what_a_normalization_knew(pixels, tmp_path):
-    store = sda.PrefixStore(tmp_path)
+    store = sda.LayerCache(tmp_path)
     stacks = [make(normalization(rows)) for rows in (pixels, pixels[:20])]
     for stack in stacks:
-        pretrain(stack, pixels, prefixes=store)
+        pretrain(stack, pixels, cache=store)
     alone = make(normalization(pixels[:20]))
     pretrain(alone, pixels)
     check_same(stacks[1], alone, 0)

@@ -53,7 +53,7 @@ def one_layer():
 @pytest.fixture(scope="module")
 def two_layers():
     """The weights of two layers, pretrained with the codes on the device."""
-    return trained_weights(data(), (8, 5), codes="device")
+    return trained_weights(data(), (8, 5), codes_storage="device")
 
 
 def differ(some, others):
@@ -372,12 +372,12 @@ def test_the_result_does_not_depend_on_where_the_codes_live(
     x, two_layers, tmp_path, monkeypatch, codes, budget
 ):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    assert_same(trained_weights(x, (8, 5), codes=codes, codes_budget=budget), two_layers)
+    assert_same(trained_weights(x, (8, 5), codes_storage=codes, codes_budget=budget), two_layers)
     assert not list(tmp_path.iterdir())
 
 
 def test_recomputed_codes_give_the_same_up_to_rounding(x, two_layers):
-    recomputed = trained_weights(x, (8, 5), codes="recompute")
+    recomputed = trained_weights(x, (8, 5), codes_storage="recompute")
     for a, b in zip(recomputed, two_layers, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -386,7 +386,7 @@ def test_recomputed_codes_give_the_same_up_to_rounding(x, two_layers):
 def test_codes_above_their_budget_are_refused(x, codes):
     stack = stacked((8, 5))
     with pytest.raises(ValueError, match=r"to fit `codes_budget`.*1920 bytes"):
-        pretrain(stack, x, codes=codes, codes_budget=1919)
+        pretrain(stack, x, codes_storage=codes, codes_budget=1919)
 
 
 def test_scratch_files_do_not_outlive_an_interrupted_run(x, tmp_path, monkeypatch):
@@ -399,7 +399,7 @@ def test_scratch_files_do_not_outlive_an_interrupted_run(x, tmp_path, monkeypatc
 
     with pytest.raises(KeyboardInterrupt):
         pretrain(
-            stacked((8, 5)), x, epochs=[0, 1], codes="disk",
+            stacked((8, 5)), x, epochs=[0, 1], codes_storage="disk",
             callbacks=lambda k: [Watch(interrupt)] * k,
         )  # fmt: skip
     assert len(found) == 1
@@ -586,7 +586,7 @@ def test_real_valued_data_train_a_linear_decoder(x):
         ({}, {"epochs": 1.5}, "`epochs` to be an integer"),
         ({}, {"batch_size": 0}, "`batch_size` to be an integer, at least 1.*batch_size=0"),
         ({}, {"callbacks": []}, r"`callbacks` to be a function.*callbacks=\[\]"),
-        ({}, {"codes": "cloud"}, "`codes` to be one of.*codes='cloud'"),
+        ({}, {"codes_storage": "cloud"}, "`codes_storage` to be one of.*codes_storage='cloud'"),
         ({}, {"codes_budget": -1}, "`codes_budget` to be an integer, at least 0.*codes_budget=-1"),
         ({}, {"loss": "cosine"}, "`loss` to be one of.*loss='cosine'"),
         ({}, {"seed": -1}, "`seed` to be a non-negative integer"),

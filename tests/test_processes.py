@@ -82,7 +82,7 @@ def test_the_first_process_alone_writes_files(folders):
         ("batch size", r"multiple of the 2 devices that share a batch. Received: batch_size=5"),
         ("seeds", r"process 0: .*seed=0; process 1: .*seed=1"),
         ("rows", r"process 0: .*rows=105.*; process 1: .*rows=104"),
-        ("prefixes", r"`prefixes` to be None where several processes train together"),
+        ("cache", r"`cache` to be None where several processes train together"),
         ("folder", r"Not a directory"),
         ("no distribution", r"set_distribution.*Received: 2 processes, each of which would train"),
         ("made before", r"set_distribution before the model was made.*Received: '.*kernel' on"),

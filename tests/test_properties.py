@@ -150,7 +150,7 @@ MAKERS = {
     ),
     **settings_of(
         pretrainer,
-        "stack optimizer loss epochs batch_size callbacks codes codes_budget seed",
+        "stack optimizer loss epochs batch_size callbacks codes_storage codes_budget seed",
     ),
     **settings_of(sda.losses.CrossEntropy, "alpha beta missing_values"),
     **settings_of(sda.losses.ColumnLoss, "columns"),
@@ -520,10 +520,10 @@ REFUSED = {
     "False for a decoder": lambda s, m: stack_of(decoder_activation=False),
     "an empty name for a decoder": lambda s, m: stack_of(decoder_activation=["", "linear"]),
     "codes above the budget": lambda s, m: pretrainer(
-        stack=s, codes="ram", codes_budget=10, epochs=1
+        stack=s, codes_storage="ram", codes_budget=10, epochs=1
     ).fit(X, verbose=0),
     "a config for an optimizer": lambda s, m: pretrainer(optimizer={}),
-    "an array for a place": lambda s, m: pretrainer(codes=np.array(["ram", "disk"])),
+    "an array for a place": lambda s, m: pretrainer(codes_storage=np.array(["ram", "disk"])),
     "a word for a flag": lambda s, m: s.classifier(2, copy="no"),
     "a number for callbacks": fit(callbacks=5),
     "an array for callbacks": fit(callbacks=np.array([1, 2])),

@@ -109,7 +109,7 @@ def rows_of(text, heading):
 
 
 def test_the_layers_are_those_of_the_diagnosis(folders, text):
-    stack = sda.load(folders[0] / "pretrain" / "stack.keras")
+    stack = sda.load_model(folders[0] / "pretrain" / "stack.keras")
     train, held_out = sda.runs.read_rows(Phase(folders[0], "pretrain").settings)
     reports = diagnostics.diagnose(stack, held_out.x, held_out.y, (train.x, train.y))
     shown = rows_of(text, "first: 20 rows held out")

@@ -135,7 +135,7 @@ def test_a_schedule_that_ends_after_any_write_goes_on(tmp_path, stop_after, stor
         pretrainer = sda.GreedyPretrainer(
             stack, "adam", epochs=2, batch_size=10, seed=1, checkpoint_dir=folder,
             callbacks=lambda k: [sda.callbacks.GeometricPatience("loss", patience=5)],
-            prefixes=sda.PrefixStore(folder / "store") if store and folder else None,
+            cache=sda.LayerCache(folder / "store") if store and folder else None,
         )  # fmt: skip
         histories = pretrainer.fit(rows()[0], verbose=0)
         return values(stack), plain(histories)
@@ -838,7 +838,7 @@ def test_a_logger_is_no_state(tmp_path):
 
 def pretrained(store, seed=1):
     stack = sda.StackedDenoisingAutoencoder([5], corruption=0.2, seed=seed)
-    pretrainer = sda.GreedyPretrainer(stack, epochs=1, seed=1, prefixes=store)
+    pretrainer = sda.GreedyPretrainer(stack, epochs=1, seed=1, cache=store)
     pretrainer.fit(rows()[0], verbose=0)
     return values(stack)
 
@@ -875,13 +875,13 @@ def fifo(path, other):
 
 @pytest.mark.parametrize("spoil", [copied_over, of_nan, foreign, folder, link_to_itself, fifo])
 def test_a_layer_of_the_store_that_is_not_what_was_asked_for_is_trained_again(tmp_path, spoil):
-    store = sda.PrefixStore(tmp_path)
+    store = sda.LayerCache(tmp_path)
     expected = pretrained(store)
     (path,) = tmp_path.glob("*.layer")
     pretrained(store, seed=2)
     (other,) = set(tmp_path.glob("*.layer")) - {path}
     spoil(path, other)
-    store = sda.PrefixStore(tmp_path)
+    store = sda.LayerCache(tmp_path)
     with pytest.warns(UserWarning, match="is not used|could not be kept") as told:
         assert_same(pretrained(store), expected)
     assert any(re.search(rf"{path}.* is not used", str(warning.message)) for warning in told)
@@ -890,11 +890,11 @@ def test_a_layer_of_the_store_that_is_not_what_was_asked_for_is_trained_again(tm
 
 @pytest.mark.parametrize("spoil", [folder, link_to_itself, fifo])
 def test_a_layer_whose_lock_is_none_is_trained_all_the_same(tmp_path, spoil):
-    expected = pretrained(sda.PrefixStore(tmp_path))
+    expected = pretrained(sda.LayerCache(tmp_path))
     (path,) = tmp_path.glob("*.layer")
     path.unlink()
     spoil(path.with_suffix(".lock"), None)
-    store = sda.PrefixStore(tmp_path)
+    store = sda.LayerCache(tmp_path)
     with pytest.warns(UserWarning, match=rf"{path.with_suffix('.lock')}.* cannot be taken"):
         assert_same(pretrained(store), expected)
     assert_same(pretrained(store), expected)
@@ -903,7 +903,7 @@ def test_a_layer_whose_lock_is_none_is_trained_all_the_same(tmp_path, spoil):
 
 def test_a_store_that_cannot_be_written_costs_the_layer_and_not_the_run(tmp_path):
     (tmp_path / "file").write_text("no folder")
-    store = sda.PrefixStore(tmp_path / "file")
+    store = sda.LayerCache(tmp_path / "file")
     with pytest.warns(UserWarning, match="could not be kept"):
         again = pretrained(store)
     assert_same(again, pretrained(None))
@@ -949,7 +949,7 @@ def test_leftovers_are_cleared_away_and_what_others_put_there_stays(tmp_path):
     for name in (dead, living, "notes.tmp"):
         (store / name).write_text(name)
     with locks.alone(store / f"{'b' * 64}.lock"):  # its writer lives
-        pretrained(sda.PrefixStore(store))
+        pretrained(sda.LayerCache(store))
     assert {path.name for path in store.glob("*.tmp")} == {living, "notes.tmp"}
 
 

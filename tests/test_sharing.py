@@ -279,7 +279,7 @@ ARRANGEMENTS = [
 ]
 
 
-@pytest.mark.parametrize("load", [keras.saving.load_model, sda.load])
+@pytest.mark.parametrize("load", [keras.saving.load_model, sda.load_model])
 @pytest.mark.parametrize("outputs", ARRANGEMENTS)
 def test_what_layers_share_outlives_a_file(x, tmp_path, outputs, load):
     inputs = keras.Input((12,))
@@ -344,7 +344,7 @@ def test_a_dense_first_met_within_a_nested_model_is_no_longer_shared(tmp_path, l
     with pytest.raises(ValueError, match="could not be loaded"):
         keras.saving.load_model(tmp_path / "model.keras")
     with pytest.raises(ValueError, match=r"Expected `path`.*could not be loaded"):
-        sda.load(tmp_path / "model.keras")
+        sda.load_model(tmp_path / "model.keras")
 
 
 @pytest.mark.parametrize("hold", [layers.TimeDistributed, dA], ids=["stock Keras", "dA"])

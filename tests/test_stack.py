@@ -415,7 +415,7 @@ def elsewhere(package=None):
     return Added
 
 
-@pytest.mark.parametrize("load", [keras.saving.load_model, sda.load])
+@pytest.mark.parametrize("load", [keras.saving.load_model, sda.load_model])
 @pytest.mark.parametrize("composed", [False, True])
 @pytest.mark.parametrize(("package", "name"), [(None, "Added"), ("shop", "shop>Added")])
 def test_a_noise_whose_class_is_not_known_has_to_be_named(
@@ -471,7 +471,7 @@ class Closed(sda.StackedDenoisingAutoencoder):
         super().__init__([8, 5])
 
 
-@pytest.mark.parametrize("load", [keras.saving.load_model, sda.load])
+@pytest.mark.parametrize("load", [keras.saving.load_model, sda.load_model])
 @pytest.mark.parametrize(
     "make",
     [
@@ -529,7 +529,7 @@ def test_a_stack_is_made_of_dAs_that_exist(x, tmp_path):
     np.testing.assert_allclose(stack.encode(x), keras.ops.convert_to_numpy(codes), atol=1e-6)
     assert all(a is b for a, b in zip(stack.autoencoders, dAs, strict=True))
     stack.save(tmp_path / "stack.keras")
-    loaded = sda.load(tmp_path / "stack.keras")
+    loaded = sda.load_model(tmp_path / "stack.keras")
     np.testing.assert_array_equal(loaded.reconstruct(x), stack.reconstruct(x))
 
 
@@ -548,7 +548,7 @@ class Halved(sda.DenoisingAutoencoder):
         return {**super().get_config(), "factor": self.factor}
 
 
-@pytest.mark.parametrize("load", [keras.saving.load_model, sda.load])
+@pytest.mark.parametrize("load", [keras.saving.load_model, sda.load_model])
 def test_a_subclass_of_the_dA_comes_back_whole(x, tmp_path, load):
     own = Halved(8, factor=0.5, seed=1)
     on_another = Halved(encoder=layers.Dense(5, "tanh"), factor=0.25)

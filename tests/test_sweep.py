@@ -114,11 +114,11 @@ def test_runs_share_the_layers_that_they_agree_on(swept):
 def test_the_best_stack_and_its_classifier_are_saved(swept):
     path, rows = swept
     best = min(rows, key=lambda row: row["error"])
-    stack = sda.load(path / "best.keras")
+    stack = sda.load_model(path / "best.keras")
     expected = alone(best["corruption_3"], best["seed"])
     for a, b in zip(stack.get_weights(), expected.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-    classifier = sda.load(path / "best_classifier.keras")
+    classifier = sda.load_model(path / "best_classifier.keras")
     _, (x, y) = data()
     predicted = keras.ops.convert_to_numpy(classifier(x)).argmax(axis=1)
     assert 100 * np.mean(predicted != y) == pytest.approx(best["error"])
@@ -349,7 +349,7 @@ def test_each_setting_of_the_fine_tuning_reaches_it(monkeypatch):
         ({"pruner": "sharp"}, "Expected `pruner` to be one of .*median"),
         ({"objective": "speed"}, "Expected `objective` to be one of"),
         ({"beat": 0}, "Expected `beat`"),
-        ({"prefix_bytes": -1}, "Expected `prefix_bytes`"),
+        ({"cache_bytes": -1}, "Expected `cache_bytes`"),
     ],
 )
 def test_what_makes_no_sense_is_refused(tmp_path, settings, message):

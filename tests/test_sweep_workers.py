@@ -39,7 +39,7 @@ class StandIn:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_trained(monkeypatch):
-    monkeypatch.setattr(trial, "pretrained", lambda settings, x, prefixes: StandIn(settings))
+    monkeypatch.setattr(trial, "pretrained", lambda settings, x, cache: StandIn(settings))
     monkeypatch.setattr(trial, "digest", lambda stack: str(stack.settings.corruption))
     monkeypatch.setattr(report, "draw", lambda *args: None)
 
@@ -60,7 +60,7 @@ def judge(monkeypatch):
 
 def made(path, **settings):
     settings = {"vary": {"corruption": LEVELS}, "objective": "denoising", **settings}
-    return Sweep(path, fixed={"units": 3}, prefix_bytes=0, **settings)
+    return Sweep(path, fixed={"units": 3}, cache_bytes=0, **settings)
 
 
 def run(sweep, **settings):
@@ -110,7 +110,7 @@ def test_lists_and_none_are_values_too(tmp_path, judge):
     seen = []
     judge(lambda settings, tell: seen.append((settings.units, settings.loss)) or 1.0)
     vary = {"units": [[4, 3], [5, 2]], "loss": [None, "squared_error"]}
-    sweep = Sweep(tmp_path, vary, objective="denoising", prefix_bytes=0)
+    sweep = Sweep(tmp_path, vary, objective="denoising", cache_bytes=0)
     rows = run(sweep)
     assert seen == [
         ([4, 3], [None, None]),
@@ -164,7 +164,7 @@ def test_a_pruner_stops_what_does_worse(tmp_path, judge):
 def test_a_run_that_diverges_is_a_result(tmp_path, judge):
     def objective(settings, tell):
         if settings.corruption[0] == 0.1:
-            raise sda.TrainingDiverged("Training diverged", None)
+            raise sda.TrainingDivergedError("Training diverged", None)
         return float("nan") if settings.corruption[0] == 0.2 else 1.0
 
     judge(objective)
@@ -361,7 +361,7 @@ def test_the_database_is_in_the_folder_of_any_name(tmp_path, judge, name):
 
 def test_tables_hold_text_and_nothing_that_runs(tmp_path, judge, capsys):
     def objective(settings, tell):
-        raise sda.TrainingDiverged('=HYPERLINK("http://a")\x1b[2J', None)
+        raise sda.TrainingDivergedError('=HYPERLINK("http://a")\x1b[2J', None)
 
     judge(objective)
     sweep = made(tmp_path, name="<script>alert(1)</script>")

@@ -116,12 +116,12 @@ def refusals(rank):
         "batch size": refused(lambda: fit(compiled(), batch_size=5)),
         "seeds": refused(lambda: fit(compiled(), seed=rank)),
         "rows": refused(lambda: fit(compiled(), x=x[rank:], y=y[rank:])),
-        "prefixes": refused(
+        "cache": refused(
             lambda: sda.GreedyPretrainer(
                 sda.StackedDenoisingAutoencoder([8], seed=1),
                 batch_size=10,
                 seed=1,
-                prefixes=sda.PrefixStore("unused"),
+                cache=sda.LayerCache("unused"),
             ).fit(x)
         ),
         # The folder is that of the first process: it alone notices.

@@ -12,7 +12,7 @@ def load_digits(quick, seed):
         try:
             (x, y), _ = sda.datasets.load("mnist")
             return "MNIST", x[:MOST_ROWS], y[:MOST_ROWS].astype("int32")
-        except sda.datasets.DatasetUnavailable as reason:
+        except sda.datasets.DatasetUnavailableError as reason:
             print(f"All of MNIST is not available here:\n{reason}\n")
     rows = 512 if quick else MOST_ROWS
     generator = np.random.default_rng(seed)

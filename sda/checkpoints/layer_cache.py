@@ -21,13 +21,13 @@ SUFFIX = ".layer"
 LEFTOVER = re.compile(rf"([0-9a-f]{{64}})\.[0-9a-f]{{16}}{re.escape(SUFFIX)}\.tmp")
 
 
-class PrefixStore:
+class LayerCache:
     """Pretrained layers on disk, each under the SHA-256 of all that its weights depend on.
 
     That is: the data, the versions of Keras, the backend and this package, the kind of device, the
     layer's settings, initial weights and noise, its training and the seed of its order, and the
     same of every layer below. Two runs that agree on these up to some layer train the layers up to
-    there once: `sda.GreedyPretrainer(stack, ..., prefixes=store)` takes from the store what is
+    there once: `sda.GreedyPretrainer(stack, ..., cache=store)` takes from the store what is
     there, and adds what is not. The result is that of a run without a store, bit for bit on one
     machine.
 
@@ -51,10 +51,10 @@ class PrefixStore:
 
     Example:
 
-    >>> store = sda.PrefixStore("runs/layers")
+    >>> store = sda.LayerCache("runs/layers")
     >>> for level in (0.2, 0.4):
     ...     stack = sda.StackedDenoisingAutoencoder([8, 5], corruption=[0.1, level], seed=1)
-    ...     pretrainer = sda.GreedyPretrainer(stack, epochs=1, seed=1, prefixes=store)
+    ...     pretrainer = sda.GreedyPretrainer(stack, epochs=1, seed=1, cache=store)
     ...     histories = pretrainer.fit(np.eye(12), verbose=0)
     >>> store.hits, store.misses
     (1, 3)

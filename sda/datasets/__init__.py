@@ -2,8 +2,8 @@
 
 from sda.datasets import larochelle2007
 from sda.datasets.catalogue import load
-from sda.datasets.files import DatasetUnavailable
+from sda.datasets.files import DatasetUnavailableError
 from sda.datasets.reading import read
 from sda.datasets.sources import open_source
 
-__all__ = ["DatasetUnavailable", "larochelle2007", "load", "open_source", "read"]
+__all__ = ["DatasetUnavailableError", "larochelle2007", "load", "open_source", "read"]

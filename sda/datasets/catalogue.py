@@ -43,7 +43,7 @@ def load(name, raw=False):
     Raises:
         ValueError: `name` is unknown, `raw` is no boolean, or the file found is not what it should
             be.
-        DatasetUnavailable: The file is nowhere on this machine and cannot be downloaded.
+        DatasetUnavailableError: The file is nowhere on this machine and cannot be downloaded.
         ImportError: The package that ships the data is not installed.
 
     Example:

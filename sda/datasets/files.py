@@ -15,7 +15,7 @@ ORIGIN = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
 PROBE_SECONDS = 4.0
 
 
-class DatasetUnavailable(OSError):
+class DatasetUnavailableError(OSError):
     """A dataset is neither on this machine nor within reach of it.
 
     The message says where the files were looked for, why the download failed, and where to put
@@ -25,7 +25,7 @@ class DatasetUnavailable(OSError):
 
     >>> try:
     ...     data = sda.datasets.load("mnist")
-    ... except sda.datasets.DatasetUnavailable:
+    ... except sda.datasets.DatasetUnavailableError:
     ...     data = sda.datasets.load("digits")
     """
 
@@ -56,8 +56,8 @@ def download(name, hashes, folder, tried):
         tried: Sequence of `Path`, where the files were looked for, for the message.
 
     Raises:
-        DatasetUnavailable: The host is out of reach (noticed within `PROBE_SECONDS`), or a file
-            did not arrive whole.
+        DatasetUnavailableError: The host is out of reach (noticed within `PROBE_SECONDS`), or a
+            file did not arrive whole.
     """
     try:
         _probe(ORIGIN + next(iter(hashes)))
@@ -71,7 +71,7 @@ def download(name, hashes, folder, tried):
             for path in map(Path, arrived):
                 os.replace(path, folder / path.name)
     except Exception as error:  # `get_file` reports a failed transfer as a bare Exception.
-        raise DatasetUnavailable(
+        raise DatasetUnavailableError(
             f"Expected the dataset {name!r} on this machine or on the network, and found it on "
             f"neither. Looked for it at: {', '.join(map(str, tried))}. Downloading from {ORIGIN} "
             f"failed: {str(error) or type(error).__name__}. To supply it by hand, put "

@@ -12,7 +12,7 @@ import numpy as np
 from sda.checks import check_count
 from sda.datasets import shapes
 from sda.datasets.amat import read_amat
-from sda.datasets.files import DatasetUnavailable
+from sda.datasets.files import DatasetUnavailableError
 from sda.datasets.mnist import mnist
 from sda.datasets.natural_images import natural_images, patches
 
@@ -95,7 +95,7 @@ def generate(name, sizes=None, seed=0):
 
     Raises:
         ValueError: An argument is not as described, or more than 70,000 digits are asked for.
-        DatasetUnavailable: MNIST is nowhere on this machine and cannot be downloaded.
+        DatasetUnavailableError: MNIST is nowhere on this machine and cannot be downloaded.
         ImportError: The packages that ship the natural images are not installed.
 
     Example:
@@ -139,7 +139,7 @@ def load(name, folder):
 
     Raises:
         ValueError: The name is unknown, or a file is not what it should be.
-        DatasetUnavailable: A file is not in the folder.
+        DatasetUnavailableError: A file is not in the folder.
 
     Example:
 
@@ -281,7 +281,7 @@ def _grey(pixels):
 def _read(name, folder, file, rows):
     path = next(Path(folder).expanduser().rglob(file), None)
     if path is None:
-        raise DatasetUnavailable(
+        raise DatasetUnavailableError(
             f"Expected `folder` to hold {file}, one of the two files of {name!r}, itself or in a "
             f"folder within. Received: folder={str(folder)!r}"
         )

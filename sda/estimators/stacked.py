@@ -109,7 +109,7 @@ class Stacked(BaseEstimator):
             epochs=self.pretraining_epochs,
             batch_size=self.pretraining_batch_size,
             callbacks=lambda k: self._early_stopping("val_loss"),
-            codes=self.codes,
+            codes_storage=self.codes_storage,
             seed=seed,
         )
 

@@ -134,7 +134,7 @@ class SdAClassifier(ClassifierMixin, _Supervised):
     Args:
         hidden_layer_sizes, activation, corruption, noise, decoder_activation, tied,
             reconstruction_loss, pretraining_optimizer, pretraining_learning_rate,
-            pretraining_epochs, pretraining_batch_size, codes: As in `SdATransformer`.
+            pretraining_epochs, pretraining_batch_size, codes_storage: As in `SdATransformer`.
         dropout: Rate in [0, 1) while fine-tuning, or a list with one for the input and one for each
             code.
         optimizer: Name, or `keras.optimizers.Optimizer` as a template, for fine-tuning.
@@ -194,7 +194,7 @@ class SdAClassifier(ClassifierMixin, _Supervised):
         pretraining_learning_rate=None,
         pretraining_epochs=15,
         pretraining_batch_size=32,
-        codes="auto",
+        codes_storage="auto",
         dropout=0.0,
         optimizer="adam",
         learning_rate=None,
@@ -380,7 +380,7 @@ class SdARegressor(MultiOutputMixin, RegressorMixin, _Supervised):
         pretraining_learning_rate=None,
         pretraining_epochs=15,
         pretraining_batch_size=32,
-        codes="auto",
+        codes_storage="auto",
         dropout=0.0,
         optimizer="adam",
         learning_rate=None,

@@ -49,7 +49,7 @@ class SdATransformer(TransformerMixin, Stacked):
         pretraining_learning_rate: Float, or None for the optimizer's own.
         pretraining_epochs: Integer, passes over the data; 0 leaves the initial weights.
         pretraining_batch_size: Integer, the examples an update.
-        codes: Where codes between layers live while training, see `sda.GreedyPretrainer`.
+        codes_storage: Where codes between layers live while training, see `sda.GreedyPretrainer`.
         early_stopping: Whether to hold out `validation_fraction` of the rows and to stop a layer
             when its loss on them has not improved for `n_iter_no_change` epochs. The best weights
             come back.
@@ -98,7 +98,7 @@ class SdATransformer(TransformerMixin, Stacked):
         pretraining_learning_rate=None,
         pretraining_epochs=15,
         pretraining_batch_size=32,
-        codes="auto",
+        codes_storage="auto",
         early_stopping=False,
         validation_fraction=0.1,
         n_iter_no_change=10,

@@ -14,7 +14,7 @@ from sda.rows.read_ahead import ahead
 from sda.rows.reading import on_arrays
 from sda.streams import fresh_seed, stream
 from sda.training.drivers import driver_for
-from sda.training.loop import TrainingDiverged
+from sda.training.loop import TrainingDivergedError
 
 # The corruption level, by the names that noises have for it.
 LEVELS = ("rate", "stddev")
@@ -41,7 +41,7 @@ def fit(pretrainers, x, shuffle=True, verbose=0):
 
     Returns:
         List with one entry a member: a list of `keras.callbacks.History`, one a layer, or the
-        `sda.TrainingDiverged` that its training ended with. Such a member keeps its last good
+        `sda.TrainingDivergedError` that its training ended with. Such a member keeps its last good
         weights, and the others go on.
 
     Raises:
@@ -72,7 +72,7 @@ def fit(pretrainers, x, shuffle=True, verbose=0):
 def _alone(pretrainer, rows, shuffle, verbose):
     try:
         return pretrainer.fit(rows, shuffle=shuffle, verbose=2 if verbose else 0)
-    except TrainingDiverged as error:
+    except TrainingDivergedError as error:
         return error
 
 
@@ -171,7 +171,7 @@ class _Member:
         for variable, value in zip(self.model.variables, self.good, strict=True):
             variable.assign(value)
         if self.error is None:
-            self.error = TrainingDiverged(
+            self.error = TrainingDivergedError(
                 f"Training {self.model.name!r} diverged in epoch {epoch + 1}. It has the weights "
                 "again with which this epoch began. Try a lower learning rate",
                 self.history,
@@ -195,7 +195,7 @@ def _check_alike(pretrainers):
     if len({id(p.stack) for p in pretrainers}) < len(pretrainers):
         raise ValueError("Expected each of `pretrainers` to have a stack of its own.")
     for pretrainer in pretrainers:
-        for name in ("callbacks", "checkpoint_dir", "prefixes"):
+        for name in ("callbacks", "checkpoint_dir", "cache"):
             if getattr(pretrainer, name) is not None:
                 raise ValueError(
                     f"Expected `pretrainers` without `{name}`. "

@@ -8,7 +8,7 @@ import numpy as np
 from sda import losses
 from sda.checkpoints import folder as folders
 from sda.checkpoints import identity, state
-from sda.checkpoints.layer_cache import PrefixStore, ground, layer_settings, training_settings
+from sda.checkpoints.layer_cache import LayerCache, ground, layer_settings, training_settings
 from sda.checks import check_count, check_flag, look_up, per_layer
 from sda.distribution import processes
 from sda.files.locks import scratch_folder
@@ -55,9 +55,9 @@ class GreedyPretrainer:
         batch_size: Integer, the examples an update, of all devices together.
         callbacks: Function from the index of a layer to a list of `keras.callbacks.Callback`, or
             None. Callbacks keep state, so each layer needs its own.
-        codes: Where the codes between two layers live: "device", "ram" (sent piece by piece),
-            "disk" (an HDF5 scratch file), "recompute" (never stored), or "auto": the device while
-            they fit `codes_budget`, then disk. The result does not depend on it.
+        codes_storage: Where the codes between two layers live: "device", "ram" (sent piece by
+            piece), "disk" (an HDF5 scratch file), "recompute" (never stored), or "auto": the device
+            while they fit `codes_budget`, then disk. The result does not depend on it.
         codes_budget: Integer, the bytes that the codes of one layer may take in memory, or None
             for 1 GiB under "auto" and no limit otherwise.
         seed: Integer for the order of the examples, or None for a random one. The noise has the
@@ -70,7 +70,7 @@ class GreedyPretrainer:
             ones. Ctrl-C stops after the dispatch and saves first.
         checkpoint_every: Seconds after which there is a checkpoint within an epoch; there is one
             at the end of each epoch anyway.
-        prefixes: A `sda.PrefixStore` of layers that several runs share, or None. Layers that are in
+        cache: A `sda.LayerCache` of layers that several runs share, or None. Layers that are in
             it are not trained again, with the same result; their callbacks are not called. It needs
             a `seed`.
 
@@ -95,12 +95,12 @@ class GreedyPretrainer:
         epochs=15,
         batch_size=20,
         callbacks=None,
-        codes="auto",
+        codes_storage="auto",
         codes_budget=None,
         seed=None,
         checkpoint_dir=None,
         checkpoint_every=600,
-        prefixes=None,
+        cache=None,
     ):
         if not isinstance(stack, StackedDenoisingAutoencoder):
             raise ValueError(
@@ -132,24 +132,23 @@ class GreedyPretrainer:
                 f"callbacks, since each layer needs fresh ones. Received: callbacks={callbacks!r}"
             )
         self.callbacks = callbacks
-        code_places.check_place(codes, codes_budget)
-        self.codes = codes
+        code_places.check_place(codes_storage, codes_budget)
+        self.codes_storage = codes_storage
         self.codes_budget = codes_budget
         self.seed = check_seed(seed)
         folders.check_checkpoints(checkpoint_dir, checkpoint_every)
         self.checkpoint_dir = checkpoint_dir
         self.checkpoint_every = checkpoint_every
-        if prefixes is not None and not isinstance(prefixes, PrefixStore):
+        if cache is not None and not isinstance(cache, LayerCache):
             raise ValueError(
-                "Expected `prefixes` to be an sda.PrefixStore or None. "
-                f"Received: prefixes={prefixes!r}"
+                f"Expected `cache` to be an sda.LayerCache or None. Received: cache={cache!r}"
             )
-        if prefixes is not None and seed is None:
+        if cache is not None and seed is None:
             raise ValueError(
-                "Expected `seed` to be an integer under `prefixes`: layers that saw the examples "
+                "Expected `seed` to be an integer under `cache`: layers that saw the examples "
                 "in random orders are never the same. Received: seed=None"
             )
-        self.prefixes = prefixes
+        self.cache = cache
 
     @processes.together()
     def fit(
@@ -223,8 +222,8 @@ class GreedyPretrainer:
                 targets may be), or if `checkpoint_dir` is in use or is that of another run.
                 Nothing has changed then.
             OSError: If a checkpoint cannot be written. The one before is whole.
-            sda.TrainingDiverged: If the loss or the weights of a layer become NaN or infinite. The
-                layers below keep what they learned, and this one its last good weights.
+            sda.TrainingDivergedError: If the loss or the weights of a layer become NaN or infinite.
+                The layers below keep what they learned, and this one its last good weights.
             RuntimeError: If one of several processes that train together has ended.
         """
         check_process()
@@ -267,10 +266,10 @@ class GreedyPretrainer:
                 shuffle=shuffle,
                 seed=self.seed,
             )
-            if self.prefixes is not None and processes.count() > 1:
+            if self.cache is not None and processes.count() > 1:
                 raise ValueError(
-                    "Expected `prefixes` to be None where several processes train together: each "
-                    f"has its own time to look. Received: prefixes={self.prefixes!r}"
+                    "Expected `cache` to be None where several processes train together: each "
+                    f"has its own time to look. Received: cache={self.cache!r}"
                 )
             trainings = self._trainings(shuffle, callbacks, feeding)
             if shuffle:
@@ -356,7 +355,7 @@ class GreedyPretrainer:
 
     def _trainings(self, shuffle, callbacks, feeding=None):
         """Return how each layer is trained, as the store knows it, or None without a store."""
-        if self.prefixes is None:
+        if self.cache is None:
             return None
         left_out = []
         trainings = [
@@ -390,7 +389,7 @@ class GreedyPretrainer:
     def _from_store(self, k, key, train, clock):
         """Return the History of layer `k`, from the store or by training."""
         autoencoder = self.stack.autoencoders[k]
-        saved = self.prefixes.layer(key, autoencoder.variables, lambda: _plain_history(train(k)))
+        saved = self.cache.layer(key, autoencoder.variables, lambda: _plain_history(train(k)))
         clock.layer_ends(k)
         return _history(saved)
 
@@ -503,7 +502,7 @@ class GreedyPretrainer:
 
         def lift(rows, name):
             shape = (len(rows), *function(rows[:1]).shape[1:])
-            place = code_places.place_codes(self.codes, self.codes_budget, shape)
+            place = code_places.place_codes(self.codes_storage, self.codes_budget, shape)
             return code_places.encode_rows(function, rows, shape, place, folder, name)
 
         lifted = []
@@ -521,7 +520,7 @@ class GreedyPretrainer:
         shape = before.build(self.stack.preprocessing, tuple(data[-1].shape))
         shapes = [(*shape[:-1], a.units) for a in self.stack.autoencoders[:-1]]
         for shape in shapes:
-            code_places.place_codes(self.codes, self.codes_budget, shape)
+            code_places.place_codes(self.codes_storage, self.codes_budget, shape)
 
     def _checked_data(self, x, targets, pairs, scratch):
         """Return the rows to learn: `(x,)`, or `(noisy, clean)`."""

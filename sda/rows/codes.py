@@ -65,15 +65,17 @@ class ScratchRows(H5Rows):
         self.path.unlink()
 
 
-def check_place(codes, budget):
-    """Raise `ValueError` unless `codes` and `codes_budget` make sense."""
-    if not isinstance(codes, str) or codes not in PLACES:
-        raise ValueError(f"Expected `codes` to be one of {PLACES}. Received: codes={codes!r}")
+def check_place(storage, budget):
+    """Raise `ValueError` unless `codes_storage` and `codes_budget` make sense."""
+    if not isinstance(storage, str) or storage not in PLACES:
+        raise ValueError(
+            f"Expected `codes_storage` to be one of {PLACES}. Received: codes_storage={storage!r}"
+        )
     if budget is not None:
         check_count(budget, "codes_budget", least=0)
 
 
-def place_codes(codes, budget, shape):
+def place_codes(storage, budget, shape):
     """Return the place for codes of `shape` under the byte budget.
 
     Raises:
@@ -81,24 +83,24 @@ def place_codes(codes, budget, shape):
             the disk has no room for them.
     """
     size = np.dtype(_dtype()).itemsize * math.prod(shape)
-    if codes == "auto":
-        codes = "device" if size <= (BUDGET if budget is None else budget) else "disk"
-    if codes == "disk":
+    if storage == "auto":
+        storage = "device" if size <= (BUDGET if budget is None else budget) else "disk"
+    if storage == "disk":
         free = shutil.disk_usage(tempfile.gettempdir()).free
         if size > free:
             raise ValueError(
                 f"Expected the codes of a layer to fit the {free} bytes that are free in "
-                f"{tempfile.gettempdir()} (set TMPDIR for another place), or `codes` to be "
+                f"{tempfile.gettempdir()} (set TMPDIR for another place), or `codes_storage` to be "
                 f'"recompute". Received: {size} bytes of codes'
             )
-        return codes
-    if codes in ("device", "ram") and budget is not None and size > budget:
+        return storage
+    if storage in ("device", "ram") and budget is not None and size > budget:
         raise ValueError(
-            f'Expected the codes of a layer to fit `codes_budget`, or `codes` to be "disk", '
-            f'"recompute" or "auto". Received: {size} bytes of codes, codes={codes!r}, '
-            f"codes_budget={budget}"
+            "Expected the codes of a layer to fit `codes_budget`, or `codes_storage` to be "
+            f'"disk", "recompute" or "auto". Received: {size} bytes of codes, '
+            f"codes_storage={storage!r}, codes_budget={budget}"
         )
-    return codes
+    return storage
 
 
 def encode_rows(encode, rows, shape, place, folder, name):

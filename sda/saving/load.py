@@ -70,7 +70,7 @@ ELEMENTWISE = {"BatchNormalization", "LayerNormalization", "Normalization", "PRe
 WITH_KERNEL = {"Dense", "sda>DenoisingAutoencoder"}
 
 
-def load(path, custom_objects=None, compile=True):
+def load_model(path, custom_objects=None, compile=True):
     """Load a stack, a classifier or another model of ours from a `.keras` file, whoever made it.
 
     Nothing in the file is run, and no other file is read. The archive, the weights and the config
@@ -97,7 +97,7 @@ def load(path, custom_objects=None, compile=True):
     >>> stack = sda.StackedDenoisingAutoencoder([8, 5], seed=1)
     >>> stack.build((None, 12))
     >>> stack.save("stack.keras")
-    >>> [autoencoder.units for autoencoder in sda.load("stack.keras").autoencoders]
+    >>> [autoencoder.units for autoencoder in sda.load_model("stack.keras").autoencoders]
     [8, 5]
     """
     path = os.fspath(path)
@@ -133,8 +133,8 @@ def load_weights(model, path):
         path: Path of the file.
 
     Raises:
-        ValueError: The file is no HDF5 file of plain arrays (see `sda.load`), or its weights are
-            not those of `model`.
+        ValueError: The file is no HDF5 file of plain arrays (see `sda.load_model`), or its weights
+            are not those of `model`.
 
     Example:
 

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from sda.checkpoints import identity
-from sda.checkpoints.layer_cache import PrefixStore
+from sda.checkpoints.layer_cache import LayerCache
 from sda.checks import check_count, check_number
 from sda.files.cells import printable
 from sda.files.locks import alone
@@ -42,7 +42,7 @@ from sda.sweep.studies import (
     reading,
     state,
 )
-from sda.training.loop import TrainingDiverged
+from sda.training.loop import TrainingDivergedError
 
 # A worker that gives no sign for so many beats is taken for dead.
 GRACE = 4
@@ -55,7 +55,7 @@ class Sweep:
     """Runs that differ in a few settings; the one with the least objective is the best.
 
     Each run pretrains a stack and judges it on rows held out. Runs that agree on the settings of
-    the first layers train those once (`sda.PrefixStore`). Any number of workers, each a process
+    the first layers train those once (`sda.LayerCache`). Any number of workers, each a process
     that made the same `Sweep` and called `run` with the same data, share the work; one may join or
     be killed at any moment: what was finished is kept, and what it was doing is done again by
     another, or by whoever comes next. Test rows have no place here: choose first, then test once.
@@ -80,7 +80,7 @@ class Sweep:
             several machines with a common disk; an address of a database that SQLAlchemy knows
             ("postgresql://…"); or one of Optuna's storages.
         name: String, the sweep's name in the storage, or None for the folder's.
-        prefix_bytes: Integer, the limit of the shared layers, in bytes; 0 to share none.
+        cache_bytes: Integer, the limit of the shared layers, in bytes; 0 to share none.
         seed: Integer for what is drawn; the runs have the setting "seed".
         beat: Seconds between signs of life of a worker. One that is silent for four of them is
             taken for dead; one of the same machine, as soon as its process is gone.
@@ -100,7 +100,7 @@ class Sweep:
     >>> rows = sweep.run(x[:40], y[:40], (x[40:], y[40:]), verbose=0)
     >>> [row["corruption_2"] for row in rows]
     [0.1, 0.5]
-    >>> sda.load("runs/levels/best.keras").autoencoders[1].units
+    >>> sda.load_model("runs/levels/best.keras").autoencoders[1].units
     5
     """
 
@@ -115,7 +115,7 @@ class Sweep:
         pruner=None,
         storage=None,
         name=None,
-        prefix_bytes=2**33,
+        cache_bytes=2**33,
         seed=0,
         beat=30,
     ):
@@ -144,7 +144,7 @@ class Sweep:
         self.pruner = pruner
         self.storage = storage
         self.name = self.path.resolve().name if name is None else name
-        self.prefix_bytes = check_count(prefix_bytes, "prefix_bytes", least=0)
+        self.cache_bytes = check_count(cache_bytes, "cache_bytes", least=0)
         self.seed = check_seed(seed) or 0
         self.beat = check_number(beat, "beat", "in seconds, above 0", lambda s: s > 0)
         self._made_sampler = make("samplers", sampler if self.is_drawn else "random", self.seed)
@@ -189,9 +189,9 @@ class Sweep:
             print(f"preprocessing: {preprocessing.described(chosen)}", flush=True)
         # A worker may have been killed between its last result and this.
         self._settle(study)
-        prefixes = None
-        if self.prefix_bytes:
-            prefixes = PrefixStore(self.path / "layers", self.prefix_bytes)
+        cache = None
+        if self.cache_bytes:
+            cache = LayerCache(self.path / "layers", self.cache_bytes)
         watch = workers.Watch(GRACE * self.beat)
         done = 0
         while limit is None or done < limit:
@@ -204,7 +204,7 @@ class Sweep:
                 time.sleep(min(1.0, self.beat))  # to take over what another loses
                 continue
             done += 1
-            self._do(study, asked, train, held_out, prefixes, verbose)
+            self._do(study, asked, train, held_out, cache, verbose)
             self._write_table(study)
         rows = self._write_table(study)
         with alone(self.path / LOCK), reading(self.storage):
@@ -308,18 +308,18 @@ class Sweep:
 
     # Doing it
 
-    def _do(self, study, asked, train, held_out, prefixes, verbose):
+    def _do(self, study, asked, train, held_out, cache, verbose):
         """Do one run and tell the study how it ended."""
         optuna = load_optuna()
         values = space.decoded(asked.params)
         facts = {}
-        before = (prefixes.hits, prefixes.misses) if prefixes else (0, 0)
+        before = (cache.hits, cache.misses) if cache else (0, 0)
         outcome = {"state": state("FAIL")}
         clock = time.perf_counter(), time.process_time()
         try:
             with workers.Beats(asked, self.beat) as beats:
                 settings = trial.resolved(self._settings(values))
-                stack = trial.pretrained(settings, train[0], prefixes)
+                stack = trial.pretrained(settings, train[0], cache)
                 value, classifier = trial.OBJECTIVES[self.objective](
                     stack, settings, train, held_out, _reporter(asked)
                 )
@@ -330,7 +330,7 @@ class Sweep:
                     self._keep(study, asked, value, stack, classifier)
             else:
                 facts["error"] = f"the objective became {value}"
-        except TrainingDiverged as error:
+        except TrainingDivergedError as error:
             facts["error"] = str(error)
         except optuna.TrialPruned:
             outcome = {"state": state("PRUNED")}
@@ -345,9 +345,9 @@ class Sweep:
         finally:
             facts["seconds"] = round(time.perf_counter() - clock[0], 3)
             facts["cpu_seconds"] = round(time.process_time() - clock[1], 3)
-            if prefixes:
-                facts["layers_shared"] = prefixes.hits - before[0]
-                facts["layers_trained"] = prefixes.misses - before[1]
+            if cache:
+                facts["layers_shared"] = cache.hits - before[0]
+                facts["layers_trained"] = cache.misses - before[1]
             facts["backend"] = keras.backend.backend()
             facts["versions"] = identity.versions()
             updated = contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError)

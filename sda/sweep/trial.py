@@ -149,9 +149,9 @@ def check(settings, objective):
     check_number(settings.patience, "patience", "0, or at least 1", lambda p: p == 0 or p >= 1)
 
 
-def pretrained(settings, x, prefixes=None, verbose=0):
+def pretrained(settings, x, cache=None, verbose=0):
     """Return the stack that `Settings`, `resolved`, give on the rows `x`."""
-    stack, pretrainer = _pretrainer(settings, prefixes, preprocessing.for_rows(x))
+    stack, pretrainer = _pretrainer(settings, cache, preprocessing.for_rows(x))
     pretrainer.fit(x, verbose=verbose)
     return stack
 
@@ -160,7 +160,7 @@ def _noises(kinds, levels):
     return [NOISES[kind](level) for kind, level in zip(kinds, levels, strict=True)]
 
 
-def _pretrainer(settings, prefixes=None, before=None):
+def _pretrainer(settings, cache=None, before=None):
     """Return the stack of settings, and what pretrains it."""
     stack = StackedDenoisingAutoencoder(
         settings.units,
@@ -182,7 +182,7 @@ def _pretrainer(settings, prefixes=None, before=None):
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         seed=settings.seed,
-        prefixes=prefixes,
+        cache=cache,
     )
 
 

@@ -146,7 +146,7 @@ def fit(
             `checkpoint_dir` is in use or is that of another run, or, with it, if the code of a loss
             or the like cannot be told from another. Nothing is changed then.
         OSError: If a checkpoint cannot be written. The one before is whole.
-        sda.TrainingDiverged: If the loss or the weights become NaN or infinite.
+        sda.TrainingDivergedError: If the loss or the weights become NaN or infinite.
         RuntimeError: If one of several processes that train together has ended.
 
     Example:

@@ -26,7 +26,7 @@ from sda.training.softmax import kept_alive
 DISPATCHES = 32
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDivergedError(RuntimeError):
     """The loss or the weights are no longer finite; the model has its last good weights again.
 
     These are the weights of the end of the last good epoch: those that the epoch of the failure
@@ -39,7 +39,7 @@ class TrainingDiverged(RuntimeError):
     >>> model.compile(keras.optimizers.SGD(1e38), "mse")
     >>> try:
     ...     history = sda.fit(model, np.ones((8, 1)), np.zeros((8, 1)), epochs=9, verbose=0)
-    ... except sda.TrainingDiverged as error:
+    ... except sda.TrainingDivergedError as error:
     ...     history = error.history
     >>> bool(np.all(np.isfinite(model.get_weights()[0])))
     True
@@ -300,12 +300,12 @@ class Trainer:
         return [v for name, group in self._variables().items() if name != "metrics" for v in group]
 
     def _diverged(self, good, what, position):
-        """Put the last good weights back and raise `TrainingDiverged`."""
+        """Put the last good weights back and raise `TrainingDivergedError`."""
         model = self.model
         for variable, value in zip(self._variables_to_keep(), good, strict=True):
             variable.assign(value)
         rate = float(ops.convert_to_numpy(model.optimizer.learning_rate))
-        raise TrainingDiverged(
+        raise TrainingDivergedError(
             f"Training {model.name!r} diverged: the {what} in epoch {position.epoch + 1}, by step "
             f"{position.step} of {self.steps}. The model has the weights again with which this "
             f"epoch began. Try a learning rate below {rate:g}, gradients that are clipped "

@@ -1,7 +1,7 @@
 """Loads mutated model files: python tests/hostile/fuzz_models.py --mutations 5000
 
-Each file is loaded by `sda.load`, and has to be accepted or refused in the house's words. A third
-of the mutations is of the weights, a third of the config, and a third of the archive.
+Each file is loaded by `sda.load_model`, and has to be accepted or refused in the house's words. A
+third of the mutations is of the weights, a third of the config, and a third of the archive.
 `--out tests/hostile/fuzz_models.json` writes the counts.
 """
 
@@ -116,7 +116,7 @@ def main():
         "h5py": h5py.__version__,
         "hdf5": h5py.version.hdf5_version,
     }
-    return fuzzing.run("model files", ".keras", mutate, sda.load, versions)
+    return fuzzing.run("model files", ".keras", mutate, sda.load_model, versions)
 
 
 if __name__ == "__main__":

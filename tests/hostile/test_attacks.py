@@ -112,7 +112,7 @@ def test_the_link_would_be_followed_and_be_noticed(ground, build, words):
 def test_model_files(ground, build, words):
     build(ground)
     with refused(ground, words):
-        sda.load(ground.path)
+        sda.load_model(ground.path)
 
 
 def built():
@@ -161,7 +161,7 @@ def test_keras_refuses_weights_files_too(ground, build, words):
 
 def test_a_name_on_the_hub_is_not_fetched(monkeypatch):
     with pytest.raises(ValueError, match="Expected `path`"):
-        sda.load("hf://somebody/model.keras")
+        sda.load_model("hf://somebody/model.keras")
 
 
 # Honest files load
@@ -173,7 +173,7 @@ def test_an_honest_stack_loads(tmp_path):
     x = np.random.default_rng(0).random((6, 4), "float32")
     stack.build((None, 4))
     stack.save(tmp_path / "stack.keras")
-    loaded = sda.load(tmp_path / "stack.keras")
+    loaded = sda.load_model(tmp_path / "stack.keras")
     np.testing.assert_array_equal(loaded.reconstruct(x), stack.reconstruct(x))
     loaded.autoencoders[0].visible_bias.assign(np.ones(4))
     stack.save_weights(tmp_path / "stack.weights.h5")
@@ -200,7 +200,7 @@ def test_an_honest_model_around_a_stack_loads(tmp_path):
     x, y = np.random.default_rng(0).random((6, 2, 2), "float32"), np.arange(6) % 3
     mlp.train_on_batch(x, y)
     mlp.save(tmp_path / "mlp.keras")
-    loaded = sda.load(tmp_path / "mlp.keras")
+    loaded = sda.load_model(tmp_path / "mlp.keras")
     np.testing.assert_allclose(loaded.predict(x, verbose=0), mlp.predict(x, verbose=0), atol=1e-6)
     assert type(loaded.optimizer) is type(mlp.optimizer)
     assert int(loaded.optimizer.iterations) == 1
@@ -213,7 +213,7 @@ def test_an_honest_functional_model_loads(tmp_path):
     codes = encoder(inputs)
     outputs = [codes, sda.DenoisingAutoencoder(encoder=encoder)(inputs)]
     keras.Model(inputs, outputs).save(tmp_path / "model.keras")
-    loaded = sda.load(tmp_path / "model.keras")
+    loaded = sda.load_model(tmp_path / "model.keras")
     assert loaded.layers[1] is loaded.layers[2].encoder
 
 
@@ -228,8 +228,8 @@ def test_a_class_of_ones_own_loads_when_it_is_named(tmp_path):
     stack.build((None, 4))
     stack.save(tmp_path / "stack.keras")
     with pytest.raises(ValueError, match="shop>Shift"):
-        sda.load(tmp_path / "stack.keras")
-    loaded = sda.load(tmp_path / "stack.keras", custom_objects={"shop>Shift": Shift})
+        sda.load_model(tmp_path / "stack.keras")
+    loaded = sda.load_model(tmp_path / "stack.keras", custom_objects={"shop>Shift": Shift})
     assert type(loaded.autoencoders[0].corruption) is Shift
 
 
@@ -453,11 +453,11 @@ def construct(path):
             lambda word: sda.StackedDenoisingAutoencoder(word),
             lambda word: sda.GreedyPretrainer(stack, optimizer=word),
             lambda word: sda.GreedyPretrainer(stack, loss=word),
-            lambda word: sda.GreedyPretrainer(stack, codes=word),
+            lambda word: sda.GreedyPretrainer(stack, codes_storage=word),
         ):
             with pytest.raises(ValueError):  # noqa: PT011
                 make(word)
-    sda.GreedyPretrainer(stack, "adam", codes="disk")
+    sda.GreedyPretrainer(stack, "adam", codes_storage="disk")
     sda.callbacks.GeometricPatience(path)
     sda.losses.CrossEntropy(name="loss")
     sda.ComposedNoise([sda.MaskingNoise(0.1), sda.SwapNoise(0.1), sda.SaltAndPepperNoise(0.1)])

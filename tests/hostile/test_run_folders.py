@@ -461,7 +461,7 @@ def test_links_in_a_sweep_are_not_followed(mine, name):
     assert list(folder.iterdir()) == []
     if not refused:
         assert "mine" not in pathlib.Path("sweep/results.md").read_text()
-        assert sda.load("sweep/best.keras").autoencoders[0].units == 4
+        assert sda.load_model("sweep/best.keras").autoencoders[0].units == 4
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".h5"])

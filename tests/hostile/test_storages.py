@@ -20,7 +20,7 @@ X = np.zeros((4, 3), "float32")
 
 @pytest.fixture(autouse=True)
 def _nothing_is_trained(monkeypatch):
-    monkeypatch.setattr(trial, "pretrained", lambda settings, x, prefixes: settings)
+    monkeypatch.setattr(trial, "pretrained", lambda settings, x, cache: settings)
     monkeypatch.setattr(trial, "digest", lambda stack: "")
     monkeypatch.setattr(Sweep, "_keep", lambda *args: None)
     monkeypatch.setattr(report, "draw", lambda *args: None)
@@ -40,7 +40,7 @@ def sweep(path, sampler="cmaes", **settings):
         objective="denoising",
         sampler=sampler,
         trials=2,
-        prefix_bytes=0,
+        cache_bytes=0,
         **settings,
     )
 
