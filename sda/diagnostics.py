@@ -301,7 +301,7 @@ def input_weights(stack, layer):
     Returns:
         Array of shape `(features, units)`.
     """
-    kernels = [a.kernel for a in stack.autoencoders[: check_count(layer, "layer")]]
+    kernels = [a.filters() for a in stack.autoencoders[: check_count(layer, "layer")]]
     weights = ops.convert_to_numpy(kernels[0])
     for kernel in kernels[1:]:
         weights = weights @ ops.convert_to_numpy(kernel)

@@ -174,7 +174,7 @@ DOORS = {
     "error": lambda some: [once(filling).reconstruction_error(with_gaps(some))],
     "diagnose": diagnose,
     "denoised": lambda some: sda.diagnostics.denoised(once(stack_of), some(data()[0])),
-    "predict": lambda some: [sda.diagnostics.predict(once(stack_of).encoder(), some(data()[0]))],
+    "predict": lambda some: [sda.diagnostics.predict(once(stack_of).encoder_model(), some(data()[0]))],
     "semisupervised": semisupervised,
 }
 EXPECTED = {}

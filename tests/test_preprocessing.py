@@ -249,7 +249,7 @@ def test_a_classifier_prepares_fills_disturbs_and_drops_in_this_order(pixels):
         ]  # fmt: skip
         assert (model.layers[1] is before[1]) is not copy
         holed = np.where(pixels > 200, np.nan, pixels).astype("float32")
-        encoder = stack.encoder(copy=copy)
+        encoder = stack.encoder_model(copy=copy)
         h = standard(holed.astype("float64") / 255, (pixels / 255).mean(0), (pixels / 255).var(0))
         h = np.where(np.isnan(h), 0.25, h)
         for dA in stack.autoencoders:
@@ -273,7 +273,7 @@ def test_a_copy_computes_the_function_of_a_lambda(pixels):
     stack = make(keras.layers.Lambda(lambda x: x / 255), units=(5,))
     stack.build((None, WIDTH))
     kernel, bias = stack.autoencoders[0].encoder.get_weights()
-    codes = stack.encoder(copy=True).predict(pixels, verbose=0)
+    codes = stack.encoder_model(copy=True).predict(pixels, verbose=0)
     np.testing.assert_allclose(codes, sigmoid(pixels / 255 @ kernel + bias), atol=1e-5)
 
 
@@ -283,7 +283,7 @@ def test_all_models_load_from_files(pixels, kind, tmp_path):
     pretrain(stack, pixels)
     models = {
         "classifier": stack.classifier(3),
-        "encoder": stack.encoder(0),
+        "encoder": stack.encoder_model(0),
         "unrolled": stack.unrolled(),
     }
     for name, model in models.items():

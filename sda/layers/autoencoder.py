@@ -112,6 +112,7 @@ class DenoisingAutoencoder(keras.layers.Layer):
                 name=f"{self.name}_encoder",
             )
         self.units = self.encoder.units
+        self.features = None  # of the input, once it is built
         if not isinstance(code_layers, (list, tuple)):
             raise ValueError(
                 f"Expected `code_layers` to be a list. Received: code_layers={code_layers!r}"
@@ -138,7 +139,7 @@ class DenoisingAutoencoder(keras.layers.Layer):
                 "Expected codes in [0, 1], as those of a sigmoid, under `KLSparsity`. "
                 f"Received: activation={self.activation!r}, code_layers={self.code_layers!r}"
             )
-        bent = [la for la in [self.encoder, *self.code_layers] if not _is_straight(la)]
+        bent = [la for la in self.encoder_layers if not _is_straight(la)]
         known = self.activation in SLOPES and len(bent) <= 1
         if self.contraction and not (known and all(hasattr(la, "activation") for la in bent)):
             raise ValueError(
@@ -160,7 +161,7 @@ class DenoisingAutoencoder(keras.layers.Layer):
 
         Of the encoder and all code layers: a layer that is not of Keras may return anything.
         """
-        return ranges.of_codes([self.encoder, *self.code_layers])
+        return ranges.of_codes(self.encoder_layers)
 
     @property
     def codes_in_unit_interval(self):
@@ -169,8 +170,20 @@ class DenoisingAutoencoder(keras.layers.Layer):
         return ends is not None and ends[0] >= 0 and ends[1] <= 1
 
     @property
-    def kernel(self):
-        """The W that `encoder` computes with, a tensor or a variable.
+    def encoder_layers(self):
+        """The layers that compute the code: `encoder`, then `code_layers`."""
+        return [self.encoder, *self.code_layers]
+
+    def code_shape(self, input_shape):
+        """Return the shape of the codes for inputs of a shape, as tuples."""
+        return (*input_shape[:-1], self.units)
+
+    def decoder_filters(self):
+        """Return the kernel that the decoder computes with, of shape `(units, features)`."""
+        return ops.transpose(self.filters()) if self.tied else self.decoder_kernel
+
+    def filters(self):
+        """Return the W that `encoder` computes with, a tensor or a variable: one column a unit.
 
         Under LoRA it holds what was adapted, and after `quantize("int8")` it is scaled back.
 
@@ -201,7 +214,7 @@ class DenoisingAutoencoder(keras.layers.Layer):
                 "Expected inputs of shape (batch, ..., visible) with a known last axis. "
                 f"Received: input_shape={tuple(input_shape)}"
             )
-        shape = (*input_shape[:-1], self.units)
+        shape = self.code_shape(tuple(input_shape))
         for layer in self.code_layers:
             if not layer.built:
                 layer.build(shape)
@@ -228,6 +241,7 @@ class DenoisingAutoencoder(keras.layers.Layer):
             )
         if isinstance(self.decoder_activation, ColumnActivation):
             self.decoder_activation.layout.check_width(input_shape)
+        self.features = visible
         self.corruption.build(input_shape)
         self.visible_bias = self.add_weight((visible,), initializer="zeros", name="visible_bias")
         if not self.tied:
@@ -306,7 +320,7 @@ class DenoisingAutoencoder(keras.layers.Layer):
             examples = ops.cast(ops.shape(codes)[0], "float32")
             found["sparsity"] = self.sparsity(codes) / examples
         if self.contraction:
-            norm = penalties.contraction(codes, self.activation, self.kernel)
+            norm = penalties.contraction(codes, self.activation, self.filters())
             found["contraction"] = self.contraction * norm
         return found
 
@@ -320,8 +334,8 @@ class DenoisingAutoencoder(keras.layers.Layer):
         Returns:
             Tensor of shape `(batch, ..., visible)`.
         """
-        kernel = ops.transpose(self.kernel) if self.tied else self.decoder_kernel
-        a = ops.matmul(ops.cast(codes, self.compute_dtype), kernel) + self.visible_bias
+        a = ops.matmul(ops.cast(codes, self.compute_dtype), self.decoder_filters())
+        a = a + self.visible_bias
         return a if logits else self.decoder_activation(a)
 
     def rebuild(self, x, logits=False):
