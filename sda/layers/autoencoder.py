@@ -6,7 +6,7 @@ from keras import ops
 from sda.checks import check_count, check_flag, check_number, look_up
 from sda.forks import check_process
 from sda.layers import noises, ranges
-from sda.layers.fill import checked_fill
+from sda.layers.fill import filler
 from sda.layers.tied import tied_pass
 from sda.losses import penalties
 from sda.losses.columns import ColumnActivation
@@ -48,8 +48,8 @@ class DenoisingAutoencoder(keras.layers.Layer):
             for the codes of a batch is divided by the examples of the batch.
         contraction: Float ≥ 0, the weight λ of the contractive penalty λ‖∂h/∂x‖² (Rifai et al.,
             ICML 2011), averaged over the batch.
-        missing: The number that stands for missing values, which are NaN in `x`, or a list with one
-            a feature; None where none may be missing. There is no noise on them.
+        fill_value: The number that stands for missing values, which are NaN in `x`, or a list with
+            one a feature; None where none may be missing. There is no noise on them.
         **kwargs: Arguments of `keras.layers.Layer`, such as `name` and `dtype`.
 
     Call arguments:
@@ -84,7 +84,7 @@ class DenoisingAutoencoder(keras.layers.Layer):
         seed=None,
         sparsity=None,
         contraction=0.0,
-        missing=None,
+        fill_value=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -95,7 +95,7 @@ class DenoisingAutoencoder(keras.layers.Layer):
         _activation(activation, "activation")
         self.decoder_activation = _activation(decoder_activation, "decoder_activation")
         self.tied = check_flag(tied, "tied")
-        self.missing = checked_fill(missing)
+        self.fill = filler(fill_value, self.dtype_policy)
         self.kernel_initializer = kernel_initializer
         self.shares_encoder = encoder is not None
         if self.shares_encoder:
@@ -147,6 +147,11 @@ class DenoisingAutoencoder(keras.layers.Layer):
                 f"{names_of_slopes()}. Received: activation={self.activation!r}, "
                 f"code_layers={self.code_layers!r}"
             )
+
+    @property
+    def fill_value(self):
+        """What stands for missing values: a number, a list with one a feature, or None."""
+        return self.fill.value
 
     @property
     def activation(self):
@@ -234,11 +239,7 @@ class DenoisingAutoencoder(keras.layers.Layer):
                 f"Expected inputs with {self.encoder.kernel.shape[0]} features, as `encoder` has. "
                 f"Received: input_shape={tuple(input_shape)}"
             )
-        if isinstance(self.missing, list) and len(self.missing) != visible:
-            raise ValueError(
-                f"Expected `missing` to be a number or a list of {visible}, one a feature of the "
-                f"input. Received: a list of {len(self.missing)}"
-            )
+        self.fill.build(input_shape)
         if isinstance(self.decoder_activation, ColumnActivation):
             self.decoder_activation.layout.check_width(input_shape)
         self.features = visible
@@ -258,19 +259,11 @@ class DenoisingAutoencoder(keras.layers.Layer):
 
     def call(self, x, training=None):
         noisy = self.corruption(self.fill(x), training=training)
-        y = self.encode(self._keep_missing(x, noisy) if training else noisy)
+        y = self.encode(self.fill.spare(x, noisy)[0] if training else noisy)
         if training:
             for penalty in self.penalties(y).values():
                 self.add_loss(penalty)
         return self.decode(y)
-
-    def fill(self, x):
-        """Return `x` with `missing` in place of NaN."""
-        if self.missing is None:
-            return x
-        if not keras.backend.is_float_dtype(x.dtype):
-            x = ops.cast(x, self.compute_dtype)
-        return ops.where(ops.isnan(x), ops.cast(self.missing, x.dtype), x)
 
     def corrupt(self, x, corruption=None):
         """Return `x` filled and with noise where it is known, and where the noise acted.
@@ -282,16 +275,7 @@ class DenoisingAutoencoder(keras.layers.Layer):
         Returns:
             `(corrupted, selected)`, as `sda.Corruption.corrupt` does.
         """
-        corrupted, selected = (corruption or self.corruption).corrupt(self.fill(x))
-        if selected is not None and self.missing is not None:
-            selected = ops.logical_and(selected, ops.logical_not(ops.isnan(x)))
-        return self._keep_missing(x, corrupted), selected
-
-    def _keep_missing(self, x, corrupted):
-        """Return `corrupted` with `missing` where `x` is NaN: noise there would show a value."""
-        if self.missing is None:
-            return corrupted
-        return ops.where(ops.isnan(x), ops.cast(self.missing, corrupted.dtype), corrupted)
+        return self.fill.spare(x, *(corruption or self.corruption).corrupt(self.fill(x)))
 
     def encode(self, x):
         """Return the code y = s(x W + b) of `x`, shape `(batch, ..., units)`, without noise."""
@@ -379,8 +363,8 @@ class DenoisingAutoencoder(keras.layers.Layer):
             config["sparsity"] = keras.regularizers.serialize(self.sparsity)
         if self.contraction:
             config["contraction"] = self.contraction
-        if self.missing is not None:
-            config["missing"] = self.missing
+        if self.fill_value is not None:
+            config["fill_value"] = self.fill_value
         encoder = serialize_shared(self.encoder)
         # In a file other layers may hold it too, an encoder of the dA's own as well.
         if self.shares_encoder or "shared_object_id" in encoder:
@@ -394,6 +378,11 @@ class DenoisingAutoencoder(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
+        if "missing" in config:
+            raise ValueError(
+                "Expected a dA that sda 0.2 or later saved, with `fill_value`. Received: one of "
+                "sda 0.1, with `missing`; build it anew and assign its weights"
+            )
         load = keras.saving.deserialize_keras_object
         config = {**config, "code_layers": [load(c) for c in config.get("code_layers", ())]}
         if "encoder" not in config:

@@ -53,7 +53,7 @@ class Denoising(keras.Model):
         dA = self.autoencoder
         if type(dA) is not DenoisingAutoencoder or not dA.tied or dA.code_layers:
             return None
-        if dA.penalised or dA.missing is not None or len(self.metrics) > 1:
+        if dA.penalised or dA.fill_value is not None or len(self.metrics) > 1:
             return None
         return denoising_chain(
             dA.encoder, dA.visible_bias, dA.decoder_activation, dA.corruption, self.loss_fn,

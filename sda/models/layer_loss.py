@@ -54,7 +54,7 @@ def loss_for(stack, k, loss):
                 "Expected a linear decoder, or the ColumnActivation of the same columns, under "
                 f"ColumnLoss. Received: layer {k} with decoder_activation={activation!r}"
             )
-    if autoencoder.missing is not None:
+    if autoencoder.fill_value is not None:
         if not isinstance(loss, losses.ReconstructionLoss):
             raise ValueError(
                 "Expected a loss of sda.losses, which can leave features out, where values may be "

@@ -29,10 +29,10 @@ def sample(stack, x, steps=1, seed=None):
 def impute(stack, x, iterations=1, layer=-1, batch_size=1024):
     """Fill in missing values; see `StackedDenoisingAutoencoder.impute`."""
     check_count(iterations, "iterations")
-    if stack.missing is None:
+    if stack.fill_value is None:
         raise ValueError(
-            "Expected a stack that was made with `missing`, the number that the network sees "
-            "in place of missing values. Received: missing=None"
+            "Expected a stack that was made with `fill_value`, the number that the network sees "
+            "in place of missing values. Received: fill_value=None"
         )
     x = _as_array(stack, x)
     if not stack.built:
@@ -68,5 +68,5 @@ def reconstruction_error(stack, x, per_column=False, loss=None, layer=-1, batch_
 def _as_array(stack, x):
     """Return `x` as an array of floats, NaN only where values may be missing."""
     rows = np.asarray(as_rows(x)[:])
-    check_finite(rows, "x", missing=stack.missing is not None)
+    check_finite(rows, "x", missing=stack.fill_value is not None)
     return rows

@@ -42,14 +42,15 @@ class StackedDenoisingAutoencoder(keras.Model):
         sparsity: Penalty on the codes in pretraining, a `keras.regularizers.Regularizer` such as
             `sda.penalties.KLSparsity(0.05)`, or None.
         contraction: Float ≥ 0, the weight of the contractive penalty in pretraining.
-        missing: The number that the network sees in place of missing values, which are NaN in the
-            data, or a list with one a feature; None where none may be missing. They get no noise
-            and count in no loss. Only the input can have them: the codes of all layers are whole.
+        fill_value: The number that the network sees in place of missing values, which are NaN in
+            the data, or a list with one a feature; None where none may be missing. They get no
+            noise and count in no loss. Only the input can have them: the codes of all layers are
+            whole.
         preprocessing: What rows go through before the first layer: a Keras layer, such as
             `keras.layers.Rescaling(1 / 255)` or a `Normalization` that was adapted, or a list of
             layers, without weights that training changes; None for nothing. They run in every step,
             in inference mode, so uint8 rows stay uint8 in memory, and they are part of the
-            classifier, the encoder and what is exported. `missing`, corruption levels and losses
+            classifier, the encoder and what is exported. `fill_value`, corruption levels and losses
             are in the units after them.
         autoencoders: List of `sda.DenoisingAutoencoder`, in place of new ones: what a file or
             `from_model` has. The settings of layers above are then theirs, whatever they say here.
@@ -82,7 +83,7 @@ class StackedDenoisingAutoencoder(keras.Model):
         seed=None,
         sparsity=None,
         contraction=0.0,
-        missing=None,
+        fill_value=None,
         preprocessing=None,
         autoencoders=None,
         **kwargs,
@@ -111,7 +112,7 @@ class StackedDenoisingAutoencoder(keras.Model):
                     k,
                     autoencoders[-1] if k else None,
                     seed,
-                    missing=None if k else missing,
+                    fill_value=None if k else fill_value,
                     # A plain dtype argument of a Model is its policy; its layers follow it.
                     dtype=kwargs.get("dtype"),
                     **settings,
@@ -238,7 +239,7 @@ class StackedDenoisingAutoencoder(keras.Model):
 
         Raises:
             ValueError: If there is no such layer, or `x` has the wrong shape or is not finite (but
-                for NaN, if the stack was made with `missing`).
+                for NaN, if the stack was made with `fill_value`).
         """
         self._index(layer)
         return self.in_pieces(lambda rows: self.codes(self.prepare(rows), layer), x, batch_size)
@@ -257,7 +258,7 @@ class StackedDenoisingAutoencoder(keras.Model):
 
         Raises:
             ValueError: If there is no such layer, or `x` has the wrong shape or is not finite (but
-                for NaN, if the stack was made with `missing`).
+                for NaN, if the stack was made with `fill_value`).
         """
         self._index(layer)
 
@@ -284,7 +285,7 @@ class StackedDenoisingAutoencoder(keras.Model):
 
         Raises:
             ValueError: If `steps` is below 1, or `x` has the wrong shape or is not finite (but for
-                NaN, if the stack was made with `missing`).
+                NaN, if the stack was made with `fill_value`).
         """
         return scoring.sample(self, x, steps, seed)
 
@@ -357,16 +358,16 @@ class StackedDenoisingAutoencoder(keras.Model):
         return supervised.unrolled(self, copy, name or "unrolled")
 
     @property
-    def missing(self):
+    def fill_value(self):
         """What the network sees in place of missing values, or None."""
-        return self.autoencoders[0].missing
+        return self.autoencoders[0].fill_value
 
     def impute(self, x, iterations=1, layer=-1, batch_size=1024):
         """Return `x` with its missing values, NaN, filled with their reconstructions.
 
         Args:
             x: Array of shape `(n, ...)`.
-            iterations: Integer ≥ 1. In the first one the network sees `missing` in place of the
+            iterations: Integer ≥ 1. In the first one the network sees `fill_value` in place of the
                 missing values, from the second one on what the one before filled in.
             layer: Index of the layer to turn around at; -1 is the whole stack.
             batch_size: Rows at a time.
@@ -375,7 +376,7 @@ class StackedDenoisingAutoencoder(keras.Model):
             NumPy array of the shape of `x`; what was there is as it was.
 
         Raises:
-            ValueError: If the stack was made without `missing`, if its preprocessing has no
+            ValueError: If the stack was made without `fill_value`, if its preprocessing has no
                 inverse, if `x` is infinite somewhere or has the wrong shape, or an argument is out
                 of its range.
         """
@@ -398,8 +399,8 @@ class StackedDenoisingAutoencoder(keras.Model):
             category of a `ColumnLoss` is one column.
 
         Raises:
-            ValueError: If `x` is not finite (but for NaN, if the stack was made with `missing`) or
-                has the wrong shape, or `loss` is not of `sda.losses`.
+            ValueError: If `x` is not finite (but for NaN, if the stack was made with `fill_value`)
+                or has the wrong shape, or `loss` is not of `sda.losses`.
         """
         self._index(layer)
         return scoring.reconstruction_error(self, x, per_column, loss, layer, batch_size)
@@ -459,7 +460,7 @@ class StackedDenoisingAutoencoder(keras.Model):
             rows = np.asarray(x[start : start + batch_size])
             # There may be no row at all.
             if len(rows):
-                check_finite(rows, "x", start, missing=self.missing is not None)
+                check_finite(rows, "x", start, missing=self.fill_value is not None)
             return function(rows)
 
         return np.concatenate([checked(i) for i in range(0, max(shape[0], 1), batch_size)])

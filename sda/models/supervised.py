@@ -112,7 +112,7 @@ class _Parts:
         stack = self.stack
         shape = before.build(stack.preprocessing, (None, *stack.example_shape))[1:]
         layers = self._own(stack.preprocessing)
-        return [keras.Input(stack.example_shape), *layers, *_fill(shape, stack.missing)]
+        return [keras.Input(stack.example_shape), *layers, *stack.autoencoders[0].fill.stock(shape)]
 
     def encoder(self, k):
         """Return the layers that compute the codes of dA `k`."""
@@ -120,21 +120,6 @@ class _Parts:
 
     def _own(self, layers):
         return [_copy(layer, self.position) for layer in layers] if self.copies else layers
-
-
-def _fill(input_shape, missing):
-    """Return the layer that puts `missing` in place of NaN, in a list, or an empty one for None.
-
-    A small functional model of Keras's own operations, which loads where there is no `sda`.
-    """
-    if missing is None:
-        return []
-    x = keras.Input(input_shape)
-    fill = missing
-    if isinstance(missing, list):
-        # An operation keeps no list as an argument; this layer does, and 0 · x + m is m.
-        fill = keras.layers.Rescaling(0.0, missing)(ops.nan_to_num(x))
-    return [keras.Model(x, ops.where(ops.isnan(x), fill, x), name="fill_missing")]
 
 
 def _dropout(rate, seed):
