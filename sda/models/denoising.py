@@ -5,6 +5,7 @@ from keras import ops
 
 from sda import losses
 from sda.distribution import replicas
+from sda.layers import code_penalties
 from sda.layers import preprocessing as before
 from sda.layers.autoencoder import DenoisingAutoencoder
 from sda.layers.chain import denoising_chain
@@ -29,9 +30,10 @@ class Denoising(keras.Model):
         self.autoencoder = autoencoder
         self.loss_fn = loss_fn
         self.preprocessing = list(preprocessing)
-        names = ("sparsity", "contraction")
         self.penalty_means = [
-            keras.metrics.Mean(name=name) for name in names if getattr(autoencoder, name)
+            keras.metrics.Mean(name=name)
+            for name in code_penalties.NAMES
+            if getattr(autoencoder, name)
         ]
 
     def build(self, input_shape):

@@ -7,7 +7,8 @@ import numpy as np
 
 from sda.checks import check_count
 from sda.layers import preprocessing as before
-from sda.layers.autoencoder import DenoisingAutoencoder, serialize_shared
+from sda.layers.autoencoder import DenoisingAutoencoder
+from sda.layers.parts import serialize_shared
 from sda.models import scoring, supervised
 from sda.models.from_model import parts_of
 from sda.models.new_layer import for_each_layer, new_layer

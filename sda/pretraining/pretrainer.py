@@ -326,7 +326,7 @@ class GreedyPretrainer:
         depth = len(stack.autoencoders)
         if done == depth:
             return histories
-        clock = Clock(self.epochs, [a.encoder.count_params() for a in stack.autoencoders])
+        clock = Clock(self.epochs, [a.count_params() for a in stack.autoencoders])
         steps = []
 
         def train(k):
