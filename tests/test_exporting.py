@@ -10,7 +10,7 @@ from keras import ops
 from keras.layers import Activation, Dense, Flatten
 
 import sda
-from sda.saving import export as exporting
+from sda.saving.export import NEEDS
 
 BACKEND = keras.backend.backend()
 RNG = np.random.default_rng(0)
@@ -30,9 +30,9 @@ STRUCTURE = {
 
 def needs(kind):
     """Skip where the backend, or a package that is missing, cannot write the format."""
-    if (kind, BACKEND) not in exporting.NEEDS:
+    if (kind, BACKEND) not in NEEDS:
         pytest.skip(f"{BACKEND} writes no {kind}")
-    for package in exporting.NEEDS[kind, BACKEND]:
+    for package in NEEDS[kind, BACKEND]:
         pytest.importorskip(package)
     return pytest.importorskip("onnxruntime" if kind == "onnx" else "tensorflow")
 
@@ -273,7 +273,7 @@ def test_several_outputs_and_half_precision_are_refused(tmp_path, monkeypatch):
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    package = exporting.NEEDS["onnx", BACKEND][-1]
+    package = NEEDS["onnx", BACKEND][-1]
     with pytest.raises(ImportError, match=f"`{package if BACKEND == 'torch' else 'onnx'}`.*pip"):
         sda.export(trained(), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
