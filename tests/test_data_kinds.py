@@ -155,7 +155,7 @@ def semisupervised(some):
 
 
 def filling():
-    return stack_of(missing=0.5)
+    return stack_of(fill_value=0.5)
 
 
 def with_gaps(some):
@@ -174,7 +174,9 @@ DOORS = {
     "error": lambda some: [once(filling).reconstruction_error(with_gaps(some))],
     "diagnose": diagnose,
     "denoised": lambda some: sda.diagnostics.denoised(once(stack_of), some(data()[0])),
-    "predict": lambda some: [sda.diagnostics.predict(once(stack_of).encoder(), some(data()[0]))],
+    "predict": lambda some: [
+        sda.diagnostics.predict(once(stack_of).encoder_model(), some(data()[0]))
+    ],
     "semisupervised": semisupervised,
 }
 EXPECTED = {}
