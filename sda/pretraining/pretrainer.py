@@ -10,7 +10,7 @@ from sda.checkpoints import folder as folders
 from sda.checkpoints import identity, state
 from sda.checkpoints.layer_cache import LayerCache, ground, layer_settings, training_settings
 from sda.checks import check_count, check_flag, look_up, per_layer
-from sda.distribution import processes
+from sda.distribution import generators, processes
 from sda.files.locks import scratch_folder
 from sda.forks import check_process
 from sda.layers import preprocessing as before
@@ -310,7 +310,7 @@ class GreedyPretrainer:
                 state.assign(stack.variables, context["stack"], "stack")
                 seed, done = context["seed"], context["layer"]
                 histories = [_history(saved) for saved in context["histories"]]
-                state.set_random_state(context.get("random"))
+                generators.set_random_state(context.get("random"))
                 # Checkpoints of older versions have none.
                 levels = context.get("levels", ())
                 for autoencoder, level in zip(stack.autoencoders, levels, strict=False):
@@ -400,7 +400,7 @@ class GreedyPretrainer:
             levels=[autoencoder.corruption.level for autoencoder in self.stack.autoencoders],
             histories=[_plain_history(history) for history in histories],
             stack=state.values(self.stack.variables),
-            random=state.random_state(),
+            random=generators.random_state(),
         )
         checkpoints.progress = None
         checkpoints.save(None)

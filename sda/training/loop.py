@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 from sda.checkpoints import identity, state
-from sda.distribution import processes
+from sda.distribution import generators, processes
 from sda.rows.iterated import warn_of_end
 from sda.rows.orders import epoch_order
 from sda.streams import fresh_seed
@@ -141,7 +141,7 @@ class Trainer:
         if checkpoints is not None and checkpoints.progress is not None:
             position = self._resume(callbacks, checkpoints.progress)
             self._go_through(position.epoch, evaluate, shuffle, seed)
-            state.set_random_state(checkpoints.progress.get("random"))
+            generators.set_random_state(checkpoints.progress.get("random"))
             self.watched = state.Watched(callbacks.callbacks, model.optimizer)
         else:
             callbacks.on_train_begin()
@@ -264,7 +264,7 @@ class Trainer:
                 "stop_training": self.model.stop_training,
                 "variables": {name: state.values(group) for name, group in groups},
                 "callbacks": state.callback_states(callbacks.callbacks),
-                "random": state.random_state(),
+                "random": generators.random_state(),
             }
         )
 
