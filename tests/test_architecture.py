@@ -24,6 +24,8 @@ DRIVERS = {
     "training.tensorflow",
     "training.torch",
     "training.torch_chain",
+    "training.torch_noise",
+    "training.torch_updates",
 }
 
 # The rooms, from the ground up: a room may know those on the floors below it, and no others.

@@ -100,7 +100,7 @@ MUTABLE = (
     collections.Counter,
 )  # fmt: skip
 # What callbacks and models get when training begins.
-GIVEN = ("params", "_model", "history", "_sda_driver")
+GIVEN = ("params", "_model", "history")
 
 
 class Reader:
