@@ -15,14 +15,10 @@ import keras
 import numpy as np
 from keras import tree
 
-from sda.checkpoints.code import (
-    Reader,
-    anonymous,
-    config_of,
-    get_config,
-    items_of,
-    python_version,
-)
+from sda.checkpoints.bytecode import python_version
+from sda.checkpoints.code import Reader
+from sda.checkpoints.configs import anonymous, config_of, get_config, items_of
+from sda.checkpoints.keras_objects import arguments, unsaid
 from sda.files.cells import printable
 from sda.rows.reading import pieces
 
@@ -56,7 +52,7 @@ def model_settings(model, left_out=None):
         "floatx": keras.config.floatx(),
         "config": anonymous(config_of(config, reader)),
     }
-    code = reader.unsaid(model)
+    code = unsaid(reader, model)
     return {**found, "code": code} if code else found
 
 
@@ -70,7 +66,7 @@ def object_settings(thing, name, left_out=None):
     if not hasattr(thing, "get_config"):
         return {"value": reader.read(thing)}
     found = anonymous(config_of(thing, reader))
-    code = reader.unsaid(thing)
+    code = unsaid(reader, thing)
     return {**found, "code": code} if code else found
 
 
@@ -92,7 +88,7 @@ def compile_settings(model, left_out=None):
         config = config_of(value, reader)
         # The names of metrics are those of the logs, and stay.
         found[name] = anonymous(config) if name in ("optimizer", "loss") else config
-        code = reader.unsaid(value)
+        code = unsaid(reader, value)
         if code:
             found[f"{name} code"] = code
     return found
@@ -111,7 +107,7 @@ def callback_settings(callbacks, left_out=None):
     return [
         {
             "class": type(callback).__name__,
-            **_callback_reader(callback, left_out).arguments(callback),
+            **arguments(_callback_reader(callback, left_out), callback),
         }
         for callback in stateful(callbacks)
     ]
@@ -128,7 +124,7 @@ def store_settings(callback, left_out=None):
     Raises:
         ValueError: If it is a schedule that cannot be told from others.
     """
-    found = _callback_reader(callback, left_out).arguments(callback, everything=True)
+    found = arguments(_callback_reader(callback, left_out), callback, everything=True)
     return {"class": f"{type(callback).__module__}.{type(callback).__qualname__}", **found}
 
 

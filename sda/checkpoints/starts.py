@@ -12,8 +12,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from sda.checkpoints.code import digest, is_installed
+from sda.checkpoints.arrays import digest
 from sda.checkpoints.identity import callback_settings
+from sda.checkpoints.installed import is_installed
 from sda.distribution import processes
 
 # Entries of a variable that are kept beside its digest, and how near they have to be.

@@ -100,7 +100,9 @@ def fit(
             new one that a disk can follow: blocks of 512 consecutive rows in random order, and the
             rows of 16 of them shuffled among themselves. Orders are functions of `seed`, the
             epoch and the number of examples. Of a `PyDataset` that has an end, the order of the
-            batches is shuffled; other sources of batches bring their own.
+            batches is shuffled; other sources of batches bring their own. A model with a method
+            `training_order(shuffle, seed)` brings the order of its rows: a `sda.rows.orders.Order`,
+            in which some may come more often than others.
         sample_weight: Array of shape `(n,)`, or None.
         initial_epoch: Integer, the epoch to start from.
         steps_per_execution: Integer, the steps a dispatch; None for what `compile` was given, if
