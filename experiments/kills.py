@@ -20,7 +20,7 @@ import numpy as np
 
 import sda
 from experiments.parts import complete, read, table
-from sda.training import evaluate
+from sda.training import pace
 
 # Of the signals of a part. Ctrl-C is answered by Python, and by fewer lines of code.
 KILLS, SHARE_OF_SIGKILL = 5, 0.7
@@ -269,7 +269,7 @@ def _run(name, folder):
         try:
             tempfile.tempdir = str(folder / "temporary")
             os.makedirs(tempfile.tempdir, exist_ok=True)
-            evaluate.DISPATCH_FLOPS = 0  # one step a dispatch
+            pace.DISPATCH_FLOPS = 0  # one step a dispatch
             keras.utils.set_random_seed(1)
             model = RUNS[name](folder / "run")
             sha = hashlib.sha256()

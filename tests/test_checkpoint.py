@@ -24,7 +24,7 @@ from sda.checkpoints import codec, identity
 from sda.checkpoints import folder as folders
 from sda.checkpoints import state as states
 from sda.checkpoints.folder import Checkpoints
-from sda.training import evaluate
+from sda.training import pace
 
 BACKEND = keras.backend.backend()
 
@@ -426,7 +426,7 @@ def assert_same(some, others):
 
 @pytest.fixture
 def one_step_a_dispatch(monkeypatch):
-    monkeypatch.setattr(evaluate, "DISPATCH_FLOPS", 0)
+    monkeypatch.setattr(pace, "DISPATCH_FLOPS", 0)
 
 
 class Copies(keras.callbacks.Callback):

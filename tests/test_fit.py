@@ -297,7 +297,7 @@ def test_a_run_is_a_function_of_its_seed(x, y):
 
 
 def test_examples_come_in_a_new_order_each_epoch():
-    orders = [sda.rows.orders.permutation(1, epoch, 50) for epoch in (0, 1, 0)]
+    orders = [sda.rows.orders.Permutation(1).indices(epoch, 50) for epoch in (0, 1, 0)]
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert np.any(orders[0] != orders[1])
     np.testing.assert_array_equal(orders[0], orders[2])

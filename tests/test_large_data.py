@@ -279,7 +279,8 @@ def test_small_chunks_are_not_unpacked_for_blocks(tmp_path, monkeypatch):
 def test_rows_in_blocks_are_those_of_the_order(tmp_path):
     """Trained in the order of the blocks, or on rows that lie in that order: the same."""
     stack = sda.StackedDenoisingAutoencoder([6], corruption=0.3, seed=1)
-    x, order = data()[0], orders.blocks(streams.stream(1, "order", 0), 0, 60)
+    x = data()[0]
+    order = orders.Blocks(streams.stream(1, "order", 0)).indices(0, 60)
     pretrainer = sda.GreedyPretrainer(stack, keras.optimizers.SGD(0.1), None, 1, 5, seed=1)
     pretrainer.fit(x[order], shuffle=False, verbose=0)
     assert_same(pretrain(h5, tmp_path, shuffle="blocks", epochs=1)[0], stack.get_weights())

@@ -22,7 +22,7 @@ import pytest
 from keras import layers
 
 import sda
-from sda.checkpoints import code, codec
+from sda.checkpoints import bytecode, codec
 from sda.checkpoints import folder as folders
 from sda.checkpoints import state as states
 from sda.files import locks
@@ -284,7 +284,7 @@ def test_the_same_function_made_again_is_the_same_setting(tmp_path):
 def test_code_that_another_python_compiled_is_not_compared(tmp_path, monkeypatch):
     callback = keras.callbacks.LearningRateScheduler(schedule(0.9))
     with monkeypatch.context() as patch:
-        patch.setattr(code.platform, "python_version_tuple", lambda: ("3", "0", "0"))
+        patch.setattr(bytecode.platform, "python_version_tuple", lambda: ("3", "0", "0"))
         finetune(classifier(), tmp_path, [callback], epochs=1)
     other = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate)
     with pytest.raises(ValueError, match=r"schedule\.closure"):

@@ -142,7 +142,6 @@ class StackedDenoisingAutoencoder(keras.Model):
         self.autoencoders = list(autoencoders)
         self.preprocessing = before.checked(preprocessing)
         self.seed = seed
-        self._begun = None  # how its last pretraining with checkpoints began and left it
 
     @classmethod
     def from_model(

@@ -9,7 +9,7 @@ from sda.checkpoints import identity
 from sda.forks import check_process
 from sda.pretraining.pretrainer import GreedyPretrainer
 from sda.rows.codes import encode_rows
-from sda.rows.orders import check_shuffle, epoch_order
+from sda.rows.orders import check_shuffle, order_of
 from sda.rows.read_ahead import ahead
 from sda.rows.reading import on_arrays
 from sda.streams import fresh_seed, stream
@@ -147,15 +147,15 @@ class _Member:
         self.model = pretrainer.layer_model(k)
         self.noise = pretrainer.stack.autoencoders[k].corruption
         self.epochs, self.batch_size = pretrainer.epochs[k], pretrainer.batch_size[k]
-        self.data, self.seed, self.shuffle = data, seed, shuffle
-        self.rows = len(data)
+        self.data, self.rows = data, len(data)
+        self._order = order_of(shuffle, seed, self.model)
         self.history = keras.callbacks.History()
         self.history.set_model(self.model)
         self.history.on_train_begin()
         self.error = None
 
     def order(self, epoch):
-        return epoch_order(self.shuffle, self.seed, epoch, self.rows)
+        return self._order.indices(epoch, self.rows)
 
     def begin_epoch(self):
         self.model.reset_metrics()

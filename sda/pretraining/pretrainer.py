@@ -9,27 +9,28 @@ from sda import losses
 from sda.checkpoints import folder as folders
 from sda.checkpoints import identity, state
 from sda.checkpoints.layer_cache import LayerCache, ground, layer_settings, training_settings
+from sda.checkpoints.starts import Begun, check_start
 from sda.checks import check_count, check_flag, look_up, per_layer
-from sda.distribution import processes
+from sda.distribution import generators, processes
 from sda.files.locks import scratch_folder
 from sda.forks import check_process
 from sda.layers import preprocessing as before
 from sda.models.denoising import Denoising, DenoisingScore
 from sda.models.layer_loss import loss_for
 from sda.models.stack import StackedDenoisingAutoencoder
-from sda.pretraining.feeding import Feeding
 from sda.pretraining.progress import Clock, Progress
 from sda.rows import codes as code_places
 from sda.rows.iterated import is_iterated, read_once
-from sda.rows.orders import check_shuffle
+from sda.rows.orders import order_of
 from sda.rows.reading import as_rows, check_finite, in_any_order, on_arrays, pieces
 from sda.streams import check_seed, fresh_seed, stream
 from sda.training.checks import check_callbacks
 from sda.training.evaluate import Evaluator
 from sda.training.feed import host
-from sda.training.fit import new_scratch
+from sda.training.feeding import Feeding, new_scratch
 from sda.training.loop import Trainer
 from sda.training.optimizers import exclusions, fresh
+from sda.training.run import Run
 
 # What a History holds, but for its model.
 HISTORY = ("params", "epoch", "history")
@@ -226,7 +227,6 @@ class GreedyPretrainer:
                 The layers below keep what they learned, and this one its last good weights.
             RuntimeError: If one of several processes that train together has ended.
         """
-        check_process()
         if others:
             raise ValueError(
                 "Expected `x` alone, and all other arguments by name: the targets of a layer are "
@@ -235,15 +235,16 @@ class GreedyPretrainer:
             )
         pairs = check_flag(pairs, "pairs")
         stack = self.stack
-        shuffle = check_shuffle(shuffle)
         feeding = Feeding(
+            self.batch_size,
+            shuffle,
             validation_split,
             validation_batch_size,
             validation_freq,
             steps_per_epoch,
             validation_steps,
-            self.batch_size,
         )
+        shuffle = feeding.shuffle
         with contextlib.ExitStack() as resources:
             scratch = resources.enter_context(new_scratch())
             x, validation_data = feeding.read(x, validation_data)
@@ -272,17 +273,14 @@ class GreedyPretrainer:
                     f"has its own time to look. Received: cache={self.cache!r}"
                 )
             trainings = self._trainings(shuffle, callbacks, feeding)
-            if shuffle:
-                data = tuple(in_any_order(rows, scratch, shuffle) for rows in data)
+            order = order_of(shuffle, self.seed)
+            data = tuple(in_any_order(rows, scratch, order) for rows in data)
             checkpoints = None
             if self.checkpoint_dir is not None:
-                stack._begun = identity.Begun(self.checkpoint_dir, stack._begun)
-                resources.callback(stack._begun.leave)
-                settings = self._settings(
-                    data, validation, shuffle, callbacks, stack._begun, feeding
-                )
+                begun = Begun(stack, self.checkpoint_dir)
+                settings = self._settings(data, validation, shuffle, callbacks, begun, feeding)
                 checkpoints = resources.enter_context(
-                    folders.Checkpoints(self.checkpoint_dir, settings, self.checkpoint_every)
+                    folders.Checkpoints(self.checkpoint_dir, settings, self.checkpoint_every, begun)
                 )
             if not stack.built:
                 stack.build((None, *data[0].shape[1:]))
@@ -310,7 +308,7 @@ class GreedyPretrainer:
                 state.assign(stack.variables, context["stack"], "stack")
                 seed, done = context["seed"], context["layer"]
                 histories = [_history(saved) for saved in context["histories"]]
-                state.set_random_state(context.get("random"))
+                generators.set_random_state(context.get("random"))
                 # Checkpoints of older versions have none.
                 levels = context.get("levels", ())
                 for autoencoder, level in zip(stack.autoencoders, levels, strict=False):
@@ -319,10 +317,9 @@ class GreedyPretrainer:
             else:
                 context.update(seed=seed, layer=0, histories=[], keys=keys)
                 context["stack"] = state.values(stack.variables)
-                context["start"] = identity.start_of(stack.variables)
+                check_start(checkpoints, stack, stack.variables, None, verbose)
                 # Callbacks change them, and a validation has those that training began with.
                 context["levels"] = [a.corruption.level for a in stack.autoencoders]
-            stack._begun.train(stack.variables)
         depth = len(stack.autoencoders)
         if done == depth:
             return histories
@@ -400,7 +397,7 @@ class GreedyPretrainer:
             levels=[autoencoder.corruption.level for autoencoder in self.stack.autoencoders],
             histories=[_plain_history(history) for history in histories],
             stack=state.values(self.stack.variables),
-            random=state.random_state(),
+            random=generators.random_state(),
         )
         checkpoints.progress = None
         checkpoints.save(None)
@@ -444,15 +441,8 @@ class GreedyPretrainer:
             ):
                 held = progress["variables"][name]
                 newest |= {id(v): value for v, value in zip(group, held, strict=False)}
-        identity.resume_from(
-            checkpoints.path,
-            stack,
-            stack.variables,
-            context.get("start"),
-            [newest.get(id(v)) for v in stack.variables],
-            stack._begun.weights,
-            verbose,
-        )
+        newest = [newest.get(id(v)) for v in stack.variables]
+        check_start(checkpoints, stack, stack.variables, newest, verbose)
 
     def exclusions(self, k):
         """Return what layer `k` excludes from weight decay, as an entry of settings."""
@@ -464,8 +454,6 @@ class GreedyPretrainer:
         """Train layer `k` on its input, or what is left of it; return its History."""
         autoencoder = self.stack.autoencoders[k]
         model = self.layer_model(k)
-        steps = feeding.steps_per_epoch
-        trainer = Trainer(model, data, self.batch_size[k], steps_per_epoch=steps)
         evaluate = None
         if validation is not None:
             noise = stream(seed, "validation noise", k)
@@ -477,16 +465,19 @@ class GreedyPretrainer:
             evaluate = Evaluator(score, validation, size, frequency=frequency)
         if verbose and processes.rank() == 0:
             callbacks = [*callbacks, Progress(k, autoencoder, clock)]
-        return trainer.fit(
+        run = Run(
+            model,
+            data,
+            self.batch_size[k],
+            order_of(shuffle, stream(seed, "order", k), model),
             self.epochs[k],
-            0,
-            verbose,
-            callbacks,
-            evaluate,
-            shuffle,
-            stream(seed, "order", k),
-            checkpoints,
+            steps_per_epoch=feeding.steps_per_epoch,
+            callbacks=callbacks,
+            evaluate=evaluate,
+            checkpoints=checkpoints,
+            verbose=verbose,
         )
+        return Trainer(run).fit()
 
     def layer_model(self, k):
         """Return the compiled model that is trained when layer `k` is."""

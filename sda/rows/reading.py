@@ -7,7 +7,6 @@ import numpy as np
 from keras import ops
 
 from sda.files.h5 import check_dataset
-from sda.rows import orders
 from sda.rows.arrays import in_place
 from sda.rows.base import check_numbers, native, size_of
 from sda.rows.h5 import H5Rows, is_h5
@@ -58,15 +57,21 @@ def as_rows(x, name="x", scratch=None):
     return x
 
 
-def in_any_order(rows, scratch, shuffle=True):
-    """Return `rows`, or a copy in `scratch` where the source is slow in an order of `shuffle`."""
+def in_any_order(rows, scratch, order):
+    """Return `rows`, or a copy in `scratch` where the source is slow in an order.
+
+    Args:
+        rows: Source of rows.
+        scratch: A `sda.rows.scratch.Scratch`.
+        order: A `sda.rows.orders.Order`.
+    """
     if getattr(rows, "mapped", True) or size_of(rows) <= scratch.memory:
         return rows
     # A chunk that is larger than a block would be unpacked again for each block in it, and one of a
     # window that is larger than a piece for each piece of that.
-    window = orders.BLOCK * orders.WINDOW * size_of(rows) // len(rows)
+    window = order.window * size_of(rows) // len(rows)
     chunk = (rows.dataset.chunks or (1,))[0]
-    if shuffle == "blocks" and chunk <= orders.BLOCK and window <= scratch.memory:
+    if chunk <= order.together and window <= scratch.memory:
         return rows
     (copy,) = scratch.keep(([piece] for piece in pieces(rows)), rows.dataset.name)
     return as_rows(copy)
