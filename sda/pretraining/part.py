@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+from keras import ops
 
 from sda.checkpoints import state
 from sda.checks import check_flag
@@ -67,8 +68,9 @@ class Part:
             drawn = self.stack.autoencoders[k].initial_values()
         except ValueError:  # adapted, or quantized
             return True
-        variables, values = zip(*drawn, strict=True)
-        return not all(map(np.array_equal, state.values(variables), map(np.asarray, values)))
+        values = state.values(variable for variable, _ in drawn)
+        drawn = [ops.convert_to_numpy(value) for _, value in drawn]
+        return not all(map(np.array_equal, values, drawn))
 
     def _drawn(self):
         # A stack that is not built yet is about to be drawn.
