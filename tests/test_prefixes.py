@@ -86,7 +86,7 @@ def test_depth_does_not_matter_to_the_layers_below(store):
         ({"optimizer": keras.optimizers.SGD(0.1, momentum=0.9)}, 0),
         ({"loss": [None, None, "squared_error"]}, 2),
         ({"seed": 4}, 0),
-        ({"codes": "recompute"}, 3),
+        ({"codes_storage": "recompute"}, 3),
         ({"x": data()[:40]}, 0),
         ({"x": data() * 0.5}, 0),
         ({"units": (8, 6, 4)}, 2),
@@ -293,7 +293,7 @@ def test_a_full_disk_costs_the_layer_and_not_the_run(tmp_path, monkeypatch):
     def full(path, saved):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache.checkpoint, "write", full)
+    monkeypatch.setattr(cache.codec, "write", full)
     with pytest.warns(UserWarning, match="could not be kept.*No space left"):
         assert layer(sda.LayerCache(tmp_path), 1)[0] == "trained"
 
