@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from sda.checkpoints.arrays import digest
+from sda.checkpoints.arrays import digest, values_of
 from sda.checkpoints.identity import callback_settings
 from sda.checkpoints.installed import is_installed
 from sda.distribution import processes
@@ -169,14 +169,6 @@ def _check_kept(start, newest, variables):
             f"Expected a checkpoint with the weights that a run of {len(variables)} variables "
             "began with. Received: one of another model, or of another version of keras-sda"
         )
-
-
-def values_of(variables):
-    """Return the values of variables as arrays whose digests a checkpoint keeps."""
-    # Through a tensor: on TensorFlow a variable of several replicas is no array.
-    found = [np.array(ops.convert_to_numpy(ops.stop_gradient(v.value))) for v in variables]
-    # A checkpoint has no bfloat16: in float32 its values are the same.
-    return [value.astype("float32") if value.dtype.kind == "V" else value for value in found]
 
 
 def _norm(value):
