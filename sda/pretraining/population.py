@@ -64,7 +64,8 @@ def fit(pretrainers, x, shuffle=True, verbose=0):
     shuffle = check_shuffle(shuffle)
     _check_alike(pretrainers)
     rows = pretrainers[0].checked_rows(x)
-    if keras.backend.backend() != "jax" or keras.distribution.distribution() is not None:
+    alone = keras.backend.backend() != "jax" or keras.distribution.distribution() is not None
+    if alone or not rows.resident:
         return [_alone(pretrainer, rows, shuffle, verbose) for pretrainer in pretrainers]
     return _together(pretrainers, rows, shuffle, verbose)
 
@@ -91,7 +92,8 @@ def _together(pretrainers, rows, shuffle, verbose):
         ]
         # Below the first layer all have the same rows, which are not copied.
         same = all(data[i] is data[alive[0]] for i in alive)
-        given = np.asarray(data[alive[0]][:]) if same else np.stack([data[i] for i in alive])
+        given = [np.asarray(data[i][:]) for i in (alive[:1] if same else alive)]
+        given = given[0] if same else np.stack(given)
         _train(members, given, same, verbose and f"layer {k + 1}")
         for i, member in zip(alive, members, strict=True):
             if member.error is None:

@@ -510,7 +510,7 @@ class GreedyPretrainer:
             names = (f"{name}{suffix}", f"{name}{suffix}_targets")
             lifted.append(part and tuple(map(lift, part, names)))
             for below in part or ():
-                _discard(below)
+                below.discard()
         return lifted
 
     def _check_places(self, data):
@@ -607,7 +607,8 @@ class GreedyPretrainer:
         apart = bool(missing or stack.preprocessing or inside is not True)
         least, most = (np.fmin, np.fmax) if apart else (np.minimum, np.maximum)
         start = 0
-        for piece in pieces(rows):
+        # What is not zero, where most is and nothing depends on the place.
+        for piece in pieces(rows) if apart else rows.values():
             if apart:
                 check_finite(piece, name, start, missing)
             prepared = prepare(piece) if stack.preprocessing else host(piece)
@@ -615,7 +616,7 @@ class GreedyPretrainer:
             low, high = least.reduce(prepared, axis=None), most.reduce(prepared, axis=None)
             all_missing = missing and np.isnan(low)
             if not (all_missing or (low >= 0 and high <= 1)):
-                check_finite(piece, name, start, missing)
+                check_finite(rows, name, missing=missing)
                 after = " after its preprocessing" if stack.preprocessing else ""
                 raise ValueError(
                     f"Expected `{name}` to lie in [0, 1], as the cross-entropy of a sigmoid "
@@ -631,14 +632,8 @@ class GreedyPretrainer:
 def _clean(data):
     """Return the clean half of `(noisy, clean)` as `(clean,)`; other rows are clean themselves."""
     if data is not None and len(data) > 1:
-        _discard(data[0])
+        data[0].discard()
     return data and data[-1:]
-
-
-def _discard(rows):
-    """Delete the file of rows that are no longer needed, if it is one of codes."""
-    if isinstance(rows, code_places.ScratchRows):
-        rows.discard()
 
 
 def _pairs(dataset, name, scratch):

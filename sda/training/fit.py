@@ -11,7 +11,6 @@ from sda.checkpoints import folder, identity
 from sda.checks import check_count, check_flag
 from sda.distribution import processes
 from sda.forks import check_process
-from sda.rows import subset
 from sda.rows.iterated import first_batches, is_iterated, length
 from sda.rows.iterated import read_once as read_rows
 from sda.rows.orders import check_shuffle
@@ -224,8 +223,8 @@ def fit(
             first = validating.split_at(rows, validation_split)
             # Weights of classes are those of training.
             held = (*data[:2], None) if class_weight is not None else data
-            validation = map_leaves(lambda a: subset.part(a, first, rows), held)
-            data = map_leaves(lambda a: subset.part(a, 0, first), data)
+            validation = map_leaves(lambda a: a.part(first, rows), held)
+            data = map_leaves(lambda a: a.part(0, first), data)
         validation_size = validation_batch_size or batch_size
         if not streamed:
             rows = len(leaves(data)[0])
@@ -245,7 +244,7 @@ def fit(
             validation_size = validating.usual_batch_size(validation_size, rows, validation_steps)
             some = validating.rows_of_steps(rows, validation_size, validation_steps)
             if some < rows:
-                validation = map_leaves(lambda a: subset.part(a, 0, some), validation)
+                validation = map_leaves(lambda a: a.part(0, some), validation)
 
         def train(checkpoints=None, seed=seed, begun=None):
             trainer = Trainer(model, data, batch_size, steps_per_execution, steps_per_epoch)
