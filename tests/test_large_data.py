@@ -136,7 +136,7 @@ def split(source, folder, some):
 def pretrain(source, folder, shuffle=True, units=(6,), validation=True, **settings):
     x = data()[0]
     stack = sda.StackedDenoisingAutoencoder(list(units), corruption=0.3, seed=1)
-    settings = {"epochs": 2, "batch_size": 5, "codes": "disk", "seed": 1, **settings}
+    settings = {"epochs": 2, "batch_size": 5, "codes_storage": "disk", "seed": 1, **settings}
     pretrainer = sda.GreedyPretrainer(stack, keras.optimizers.SGD(0.1), **settings)
     examples = split(source, folder / "x", [x])
     scored = split(source, folder / "v", [x]) if validation else None

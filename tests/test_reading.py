@@ -323,6 +323,53 @@ def test_chunks_are_unpacked_for_any_order_where_there_are_many(tmp):
         assert reading.in_any_order(small, kept) is small
 
 
+def test_so_are_those_of_a_part(tmp):
+    array = numbers(300)
+    with h5py.File(tmp / "rows.h5", "w") as file, Scratch(1000) as kept:
+        dataset = file.create_dataset("packed", data=array, chunks=(7, 5), compression="gzip")
+        for some, expected in (
+            (reading.as_rows(dataset).part(20, 280), array[20:280]),
+            (reading.as_rows(dataset).take(np.arange(0, 300, 2)), array[::2]),
+        ):
+            found = reading.in_any_order(some, kept)
+            assert found is not some
+            assert found.any_order
+            np.testing.assert_array_equal(found[:], expected)
+
+
+def test_some_rows_of_any_source_are_rows(tmp_path):
+    array = numbers(30)
+
+    class Source:
+        shape, dtype = array.shape, array.dtype
+
+        def __len__(self):
+            return 30
+
+        def __getitem__(self, rows):
+            return array[rows]
+
+    order = np.array([4, 0, 4, 2])
+    with h5py.File(tmp_path / "rows.h5", "w") as file:
+        file["x"] = array
+        for source in (array, mapped(array, tmp_path / "rows"), file["x"], Source()):
+            rows = reading.as_rows(source)
+            for some, expected in (
+                (rows, array),
+                (rows.part(5, 25), array[5:25]),
+                (rows.part(5, 25).part(2, 9), array[7:14]),
+                (rows.take(np.arange(29, 3, -2)), array[29:3:-2]),
+                (rows.take(np.arange(9)).part(1, 8), array[1:8]),
+            ):
+                assert (some.shape, some.dtype, len(some)) == (
+                    expected.shape, expected.dtype, len(expected)
+                )  # fmt: skip
+                for index in (slice(None), slice(1, 4), slice(0, None, 3), order):
+                    np.testing.assert_array_equal(some[index], expected[index])
+                np.testing.assert_array_equal(np.concatenate(list(some.pieces(4))), expected)
+                assert some.digest() == reading.as_rows(expected).digest()
+
+
 @pytest.mark.parametrize("settings", [{"chunks": (7, 5), "compression": "gzip"}, {"dtype": ">f4"}])
 def test_near_rows_of_a_dataset_that_is_not_mapped_are_read_in_spans(tmp, settings):
     array, generator = numbers(3000), np.random.default_rng(1)

@@ -265,7 +265,8 @@ class StackedDenoisingAutoencoder(keras.Model):
 
         Args:
             x: Array of shape `(n, ...)`; anything that slices into NumPy arrays, such as an
-                `h5py.Dataset`, is read in pieces of `batch_size` rows.
+                `h5py.Dataset`, or a matrix of `scipy.sparse`, is read in pieces of `batch_size`
+                rows.
             layer: Index of the layer, 0 for the first, -1 for the top.
             batch_size: Rows encoded at a time.
 
