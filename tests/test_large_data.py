@@ -16,7 +16,8 @@ import sda
 from sda import streams
 from sda.checkpoints import state as states
 from sda.rows import base, codes, orders
-from sda.training import feed, loop
+from sda.rows.scratch import Scratch
+from sda.training import feed
 
 WIDTH = 12
 
@@ -258,13 +259,13 @@ def test_so_do_rows_that_are_shuffled_in_blocks(resident, pieces, tmp_path, trai
 
 def test_small_chunks_are_not_unpacked_for_blocks(tmp_path, monkeypatch):
     copies = []
-    keep = loop.Scratch.keep
+    keep = Scratch.keep
 
     def noted(self, batches, name):
         copies.append(name)
         return keep(self, batches, name)
 
-    monkeypatch.setattr(loop.Scratch, "keep", noted)
+    monkeypatch.setattr(Scratch, "keep", noted)
     finetune(small_chunks, tmp_path / "blocks", shuffle="blocks")
     assert not copies
     finetune(small_chunks, tmp_path / "all")
