@@ -15,7 +15,9 @@ import pytest
 import sda
 from sda import streams
 from sda.checkpoints import state as states
-from sda.rows import codes, orders, scratch
+from sda.rows import base, codes, orders
+from sda.rows import scratch as scratches
+from sda.rows.scratch import Scratch
 from sda.training import feed
 
 WIDTH = 12
@@ -258,13 +260,13 @@ def test_so_do_rows_that_are_shuffled_in_blocks(resident, pieces, tmp_path, trai
 
 def test_small_chunks_are_not_unpacked_for_blocks(tmp_path, monkeypatch):
     copies = []
-    keep = scratch.Scratch.keep
+    keep = Scratch.keep
 
     def noted(self, batches, name):
         copies.append(name)
         return keep(self, batches, name)
 
-    monkeypatch.setattr(scratch.Scratch, "keep", noted)
+    monkeypatch.setattr(Scratch, "keep", noted)
     finetune(small_chunks, tmp_path / "blocks", shuffle="blocks")
     assert not copies
     finetune(small_chunks, tmp_path / "all")
@@ -336,17 +338,14 @@ def test_memory_is_that_of_some_pieces(tmp_path, monkeypatch):
 # Nothing is left behind
 
 
-class Rows:
+class Rows(base.Rows):
     """Rows of an array that fail at one of the reads."""
 
     resident = False
 
     def __init__(self, array, fails_at=None):
+        super().__init__(array.shape, array.dtype)
         self.array, self.left = array, fails_at
-        self.shape, self.dtype = array.shape, array.dtype
-
-    def __len__(self):
-        return len(self.array)
 
     def __getitem__(self, rows):
         if threading.current_thread().name.startswith("sda-reader") and self.left is not None:
@@ -500,7 +499,7 @@ def test_a_dataset_of_unknown_length_that_never_ends_is_refused(tmp_path, monkey
             used = sum(f.stat().st_size for f in pathlib.Path(path).rglob("*") if f.is_file())
             self.free = 50_000 - used
 
-    monkeypatch.setattr(scratch.shutil, "disk_usage", Disk)
+    monkeypatch.setattr(scratches.shutil, "disk_usage", Disk)
     stack = sda.StackedDenoisingAutoencoder([5], seed=1)
     with pytest.raises(ValueError, match=r"`x` to end, and to fit 90% of the free disk space"):
         sda.GreedyPretrainer(stack).fit(endless(data()[0]), verbose=0)
