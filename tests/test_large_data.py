@@ -309,6 +309,7 @@ def test_steps_a_dispatch_do_not_matter(resident, tmp_path):
 # Memory
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_some_pieces(tmp_path, monkeypatch):
     monkeypatch.setattr(feed, "RESIDENT_BYTES", 2**21)
     monkeypatch.setattr(feed, "PIECES", 4)
