@@ -288,6 +288,7 @@ def test_rows_in_blocks_are_those_of_the_order(tmp_path):
     assert_same(pretrain(h5, tmp_path, shuffle="blocks", epochs=1)[0], stack.get_weights())
 
 
+@pytest.mark.slow
 def test_so_do_codes_on_disk_above_the_input_on_disk(resident, tmp_path):
     units = (8, 5)
     for shuffle in (True, "blocks"):
@@ -312,6 +313,7 @@ def test_steps_a_dispatch_do_not_matter(resident, tmp_path):
 # Memory
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_some_pieces(tmp_path, monkeypatch):
     monkeypatch.setattr(feed, "RESIDENT_BYTES", 2**21)
     monkeypatch.setattr(feed, "PIECES", 4)
