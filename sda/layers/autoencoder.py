@@ -110,7 +110,6 @@ class DenoisingAutoencoder(keras.layers.Layer):
                 name=f"{self.name}_encoder",
             )
         self.units = self.encoder.units
-        self.features = None  # of the input, once it is built
         self.code_layers = parts.code_layers(code_layers)
         self.sparsity = code_penalties.sparsity(sparsity)
         self.contraction = code_penalties.contraction(contraction)
@@ -190,7 +189,6 @@ class DenoisingAutoencoder(keras.layers.Layer):
         self.fill.build(input_shape)
         if isinstance(self.decoder_activation, ColumnActivation):
             self.decoder_activation.layout.check_width(input_shape)
-        self.features = visible
         self.corruption.build(input_shape)
         self.visible_bias = self.add_weight((visible,), initializer="zeros", name="visible_bias")
         if not self.tied:
