@@ -10,6 +10,7 @@ import importlib.metadata
 import inspect
 import json
 import os
+import re
 import warnings
 
 import keras
@@ -207,8 +208,38 @@ class Begun:
             with contextlib.suppress(ValueError):
                 self._left.append((thing, begun, settings()))
         if self._variables:
-            self.weights = [digest(value) for value in _values(self._variables)]
+            self.weights = digests(self._variables)
         self._read, self._variables = [], []
+
+
+# Layers, each on the one below
+
+
+def ground(stack, rows, validation):
+    """Return the settings that every layer of a stack depends on: what is below the first."""
+    return {
+        "data": data_settings(rows),
+        "validation_data": data_settings(validation),
+        "preprocessing": [object_settings(la, "stack") for la in stack.preprocessing],
+        "preprocessing weights": weights_settings(stack.preprocessing),
+        # Of Python's the bytecode tells, where there is any.
+        "versions": {k: v for k, v in versions().items() if k != "python"},
+        "floatx": keras.config.floatx(),
+        # Its kind: "cuda:1" computes what "cuda:0" does.
+        "device": re.sub(r"\d+", "", str(ops.zeros(()).device)),
+    }
+
+
+def layer_settings(below, autoencoder, training):
+    """Return what the weights of a layer depend on.
+
+    Args:
+        below: The settings of the layer below it, or of the ground.
+        autoencoder: The built `sda.DenoisingAutoencoder`, about to be trained.
+        training: Nested dictionary of plain values: what it is, and how it is trained.
+    """
+    start = values_digest(_values(autoencoder.variables))
+    return {"below": address(below), "start": start, "training": training}
 
 
 # Comparing
@@ -306,6 +337,11 @@ def start_of(variables):
         {"digest": digest(value), "norm": _norm(value), "entries": _entries(value)}
         for value in _values(variables)
     ]
+
+
+def digests(variables):
+    """Return the digest of the value of each variable."""
+    return [digest(value) for value in _values(variables)]
 
 
 def resume_from(folder, model, variables, start, newest, left, verbose):

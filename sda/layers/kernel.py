@@ -15,7 +15,8 @@ def is_plain(dense):
 def in_force(dense, dtype):
     """Return the kernel of a `keras.layers.Dense`, a tensor or a variable.
 
-    Under LoRA it holds what was adapted, and after `quantize("int8")` it is scaled back, to `dtype`.
+    Under LoRA it holds what was adapted, and after `quantize("int8")` it is scaled back, in
+    `dtype`.
 
     Raises:
         ValueError: If the layer is quantized in another way.

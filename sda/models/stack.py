@@ -196,6 +196,64 @@ class StackedDenoisingAutoencoder(keras.Model):
         stack.build(model.input_shape)
         return stack
 
+    def add(
+        self,
+        units,
+        corruption=0.3,
+        activation="sigmoid",
+        decoder_activation=None,
+        tied=True,
+        kernel_initializer=None,
+        sparsity=None,
+        contraction=0.0,
+    ):
+        """Add a layer on top, drawn as a stack of one layer more, of the same seed, draws its own.
+
+        The layers below stay as they are, and so do models that were made of the stack before; a
+        `sda.GreedyPretrainer` has to be made anew.
+
+        Args:
+            units, corruption, activation, decoder_activation, tied, kernel_initializer, sparsity,
+                contraction: As in the constructor, one value each.
+
+        Raises:
+            ValueError: If a value is out of its range. Nothing has changed then.
+
+        Example:
+
+        >>> stack = sda.StackedDenoisingAutoencoder([20], seed=1)
+        >>> stack.add(10, corruption=0.2)
+        >>> stack(keras.ops.zeros((3, 30))).shape
+        (3, 10)
+        """
+        depth, last = len(self.autoencoders), self.autoencoders[-1]
+        autoencoder = new_layer(
+            depth,
+            last,
+            self.seed,
+            units=units,
+            corruption=corruption,
+            activation=activation,
+            decoder_activation=decoder_activation,
+            tied=tied,
+            kernel_initializer=kernel_initializer,
+            sparsity=sparsity,
+            contraction=contraction,
+            dtype=self.dtype_policy,
+        )
+        if self.built:
+            shape = before.build(self.preprocessing, (None, *self.example_shape))
+            # In the scope of `build`, which is too late for an error.
+            with keras.name_scope(self.name):
+                autoencoder.build(last.code_shape(shape))
+        # Keras locks what a built layer consists of; `build` does so again.
+        self._tracker.unlock()
+        self.autoencoders = [*self.autoencoders, autoencoder]
+        if self.built:
+            self.build((None, *self.example_shape))
+        # What was compiled has one layer less.
+        self.predict_function = self.test_function = self.train_function = None
+
     def build(self, input_shape):
         shape = before.build(self.preprocessing, tuple(input_shape))
         for autoencoder in self.autoencoders:

@@ -1,4 +1,4 @@
-"""The arguments that say how many rows an epoch and an evaluation have."""
+"""The arguments that say how many rows an epoch and an evaluation have, and in which order."""
 
 import dataclasses
 import math
@@ -6,12 +6,13 @@ import math
 from sda.checks import check_count
 from sda.rows import subset
 from sda.rows.iterated import first_batches, is_iterated, length
+from sda.rows.orders import check_shuffle
 from sda.training import validation as validating
 
 
 @dataclasses.dataclass
 class Feeding:
-    """The arguments of `fit` that say how many rows an epoch and an evaluation have, checked.
+    """The arguments of `fit` that say which rows an epoch and an evaluation have, checked.
 
     Raises:
         ValueError: If one is out of its range.
@@ -23,8 +24,10 @@ class Feeding:
     steps_per_epoch: int | None
     validation_steps: int | None
     batch_size: list  # of each layer
+    shuffle: bool | str
 
     def __post_init__(self):
+        self.shuffle = check_shuffle(self.shuffle)
         self.validation_split = validating.check_split(self.validation_split)
         self.validation_freq = validating.check_frequency(self.validation_freq)
         for name in ("validation_batch_size", "steps_per_epoch", "validation_steps"):
