@@ -242,7 +242,7 @@ class StackedDenoisingAutoencoder(keras.Model):
             shape = before.build(self.preprocessing, (None, *self.example_shape))
             # In the scope of `build`, which is too late for an error.
             with keras.name_scope(self.name):
-                autoencoder.build((*shape[:-1], last.units))
+                autoencoder.build(last.code_shape(shape))
         # Keras locks what a built layer consists of; `build` does so again.
         self._tracker.unlock()
         self.autoencoders = [*self.autoencoders, autoencoder]

@@ -29,7 +29,8 @@ class Inputs:
             if rows is not None:
                 shape = before.build(self.stack.preprocessing, tuple(rows[-1].shape))
                 for autoencoder in self.stack.autoencoders[:last]:
-                    codes.place_codes(self.storage, self.budget, (*shape[:-1], autoencoder.units))
+                    shape = autoencoder.code_shape(shape)
+                    codes.place_codes(self.storage, self.budget, shape)
 
     def order(self, scratch, order):
         """Copy rows that are slow to read in such an order to `scratch`."""
