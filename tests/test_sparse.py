@@ -1,7 +1,8 @@
 """A sparse matrix gives what the dense array of its values gives, bit for bit, at every door."""
 
+import importlib
 import itertools
-import subprocess
+import pathlib
 import sys
 import tracemalloc
 
@@ -11,8 +12,8 @@ import pytest
 
 import sda
 from sda.checkpoints import folder, identity
+from sda.rows import sparse
 from sda.rows.reading import as_rows
-from sda.rows.sparse import SparseRows
 from sda.training import feed
 
 sp = pytest.importorskip("scipy.sparse")
@@ -142,42 +143,44 @@ def test_what_is_no_matrix_of_numbers_is_refused():
     assert not stack.built
 
 
-def test_scipy_is_not_imported_unless_it_is_given():
-    # JAX does import it.
-    code = (
-        "import sys, numpy, keras, h5py; before = 'scipy.sparse' in sys.modules; import sda; "
-        "stack = sda.StackedDenoisingAutoencoder([2]); stack.encode(numpy.ones((2, 2))); "
-        "sys.exit('scipy.sparse' in sys.modules and not before)"
-    )
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+def test_scipy_is_not_imported_unless_it_is_given(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    monkeypatch.setitem(sys.modules, "scipy.sparse", None)
+    with pytest.raises(ImportError):
+        importlib.import_module("scipy.sparse")
+    for path in pathlib.Path(sparse.__file__).parent.glob("*.py"):
+        exec(compile(path.read_text(), path, "exec"), {"__name__": "run again"})
+    stack_of().encode(values())
 
 
 # Doors
 
 
-def stack_of(**settings):
+def stack_of(units=(5,), **settings):
     settings = {"corruption": 0.3, "seed": 1, **settings}
-    stack = sda.StackedDenoisingAutoencoder([5, 3], **settings)
+    stack = sda.StackedDenoisingAutoencoder(list(units), **settings)
     stack.build((None, WIDTH))
     return stack
 
 
-def scaled(dtype):
-    return stack_of(preprocessing=keras.layers.Rescaling(1 / 8) if dtype == "uint8" else None)
+def scaled(dtype, units=(5,)):
+    preprocessing = keras.layers.Rescaling(1 / 8) if dtype == "uint8" else None
+    return stack_of(units, preprocessing=preprocessing)
 
 
-def pretrain(some, dtype, loss=None, **arguments):
-    stack = scaled(dtype)
-    x = values(dtype)
+def pretrain(some, dtype):
+    stack, x = scaled(dtype, (5, 3)), values(dtype)
     histories = sda.GreedyPretrainer(
-        stack, keras.optimizers.SGD(0.1), loss, epochs=2, batch_size=7, seed=1
-    ).fit(some(x), verbose=0, **{k: some(v) for k, v in arguments.items()})
+        stack, keras.optimizers.SGD(0.1), epochs=2, batch_size=7, seed=1
+    ).fit(some(x), validation_data=some(x[:11]), verbose=0)
     return [*stack.get_weights(), *(v for h in histories for v in h.history.values())]
 
 
 def pretrain_on_pairs(some, dtype):
-    clean = np.roll(values(dtype), 1, axis=0)
-    return pretrain(some, dtype, targets=clean)
+    stack, x = scaled(dtype), values(dtype)
+    clean = some(np.roll(x, 1, axis=0))
+    sda.GreedyPretrainer(stack, epochs=1, seed=1).fit(some(x), targets=clean, verbose=0)
+    return stack.get_weights()
 
 
 def pretrain_on_batches(some, dtype):
@@ -187,11 +190,18 @@ def pretrain_on_batches(some, dtype):
     return stack.get_weights()
 
 
+MADE = {}
+
+
 def model_of(dtype):
-    model = scaled(dtype).classifier(3)
-    model.compile(
-        keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy", metrics=["accuracy"]
-    )
+    """Return a classifier as it is when it is fresh: compiling takes most of the time here."""
+    if dtype not in MADE:
+        model = scaled(dtype).classifier(3)
+        loss = "sparse_categorical_crossentropy"
+        model.compile(keras.optimizers.SGD(0.1), loss, metrics=["accuracy"])
+        MADE[dtype] = model, model.get_weights()
+    model, weights = MADE[dtype]
+    model.set_weights(weights)
     return model
 
 
@@ -237,8 +247,6 @@ def population(some, dtype):
 
 DOORS = {
     "pretrain": pretrain,
-    "pretrain with validation": lambda some, d: pretrain(some, d, validation_data=values(d)[:11]),
-    "pretrain with squared error": lambda some, d: pretrain(some, d, "squared_error"),
     "pretrain on pairs": pretrain_on_pairs,
     "pretrain on batches": pretrain_on_batches,
     "fit": fit,
@@ -270,20 +278,25 @@ def assert_as_dense(door, form, dtype):
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
 @pytest.mark.parametrize("door", DOORS)
-def test_every_door_gives_what_it_gives_for_the_dense_array(door, dtype):
-    assert_as_dense(door, sp.csr_array, dtype)
+def test_every_door_gives_what_it_gives_for_the_dense_array(door):
+    assert_as_dense(door, sp.csr_array, "float32")
 
 
-@pytest.mark.parametrize("form", [form for form in FORMS if form != "csr_array"])
-@pytest.mark.parametrize("door", ["pretrain", "encode", "error"])
-def test_in_every_form(door, form):
+@pytest.mark.parametrize("dtype", ["float64", "uint8"])
+@pytest.mark.parametrize("door", ["pretrain", "fit", "encode", "reconstruct", "error", "predict"])
+def test_so_it_does_of_every_type(door, dtype):
+    assert_as_dense(door, sp.csr_matrix, dtype)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("door", ["fit", "encode", "error"])
+def test_so_it_does_in_every_form(door, form):
     assert_as_dense(door, FORMS[form], "float32")
 
 
-@pytest.mark.parametrize("door", ["pretrain with validation", "fit"])
-def test_in_pieces(monkeypatch, door):
+@pytest.mark.parametrize("door", ["pretrain", "fit"])
+def test_so_it_does_in_pieces(monkeypatch, door):
     monkeypatch.setattr(feed, "RESIDENT_BYTES", 1600)
     assert_as_dense(door, sp.csr_matrix, "float32")
 
@@ -319,24 +332,23 @@ def test_what_is_stored_has_to_lie_in_the_unit_interval():
 def test_values_that_are_missing_are_nan_in_the_matrix():
     x = values()
     x[3, 2] = np.nan
-    for loss in (None, "squared_error"):
-        weights = []
-        for form in (np.asarray, sp.csr_matrix):
-            stack = stack_of(missing=0.5)
-            pretrainer = sda.GreedyPretrainer(stack, loss=loss, epochs=1, seed=1)
-            pretrainer.fit(form(x), verbose=0)
-            weights += [[*stack.get_weights(), stack.impute(form(x))]]
-        for a, b in zip(*weights, strict=True):
-            np.testing.assert_array_equal(a, b)
+    found = []
+    for form in (np.asarray, sp.csr_matrix):
+        stack = stack_of(missing=0.5)
+        sda.GreedyPretrainer(stack, epochs=1, seed=1).fit(form(x), verbose=0)
+        error = stack.reconstruction_error(form(x))
+        found += [[*stack.get_weights(), stack.impute(form(x)), error]]
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 # Checkpoints
 
 
 def pretrained(x, path):
-    stack = stack_of()
+    stack = stack_of((5, 3))
     pretrainer = sda.GreedyPretrainer(
-        stack, keras.optimizers.SGD(0.1), epochs=3, batch_size=7, seed=1, checkpoint_dir=path,
+        stack, keras.optimizers.SGD(0.1), epochs=2, batch_size=7, seed=1, checkpoint_dir=path,
         checkpoint_every=0,
     )  # fmt: skip
     pretrainer.fit(x, validation_split=0.2, verbose=0)
@@ -359,13 +371,10 @@ def cut_off(monkeypatch, saves, *arguments):
             pretrained(*arguments)
 
 
-@pytest.mark.parametrize("saves", [3, 9])
-def test_a_run_goes_on_bit_for_bit_and_that_of_the_dense_array_is_another(
-    tmp_path, monkeypatch, saves
-):
+def test_a_run_goes_on_bit_for_bit_and_that_of_the_dense_array_is_another(tmp_path, monkeypatch):
     x = values()
     matrix = sp.csr_array(x)
-    cut_off(monkeypatch, saves, matrix, tmp_path / "run")
+    cut_off(monkeypatch, 7, matrix, tmp_path / "run")
     for other in (x, sp.csr_array(x * np.float32(0.5)), sp.csr_array(np.roll(x, 1, axis=0))):
         with pytest.raises(ValueError, match=r"Received: data\.x.*sparse float32"):
             pretrained(other, tmp_path / "run")
@@ -393,8 +402,8 @@ def test_layers_in_a_cache_are_those_of_the_same_matrix(tmp_path):
 
 def test_identity_is_that_of_the_rows():
     x = values()
-    ((sparse,), (dense,)) = (identity.data_settings(form(x)) for form in (sp.csr_matrix, np.array))
-    assert sparse.startswith("sparse float32 (30, 8), SHA-256 ")
+    ((found,), (dense,)) = (identity.data_settings(form(x)) for form in (sp.csr_matrix, np.array))
+    assert found.startswith("sparse float32 (30, 8), SHA-256 ")
     assert dense.startswith("float32 (30, 8), SHA-256 ")
 
 
@@ -441,9 +450,8 @@ def test_forty_gigabytes_are_never_made_dense(tmp_path):
 
 
 def test_codes_and_errors_take_the_memory_of_a_piece():
-    x = wide(2000, 20_000)  # 160 MB
+    x = wide(1000, 20_000)  # 80 MB
     stack = sda.StackedDenoisingAutoencoder([2], seed=1)
     stack.build((None, 20_000))
     for use in (stack.encode, stack.reconstruction_error):
         assert peak_of(lambda use=use: use(x, batch_size=50)) < 2**25
-    assert isinstance(as_rows(x), SparseRows)
