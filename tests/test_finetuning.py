@@ -8,8 +8,10 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from parity import check_fit
 
 import sda
+from sda.checkpoints import codec, folder
 
 HEADS = ["classifier", "multilabel_classifier", "regressor"]
 
@@ -456,3 +458,94 @@ def test_the_loss_of_a_classifier_in_half_precision_is_scaled():
     classifier = stack.classifier(3)
     classifier.compile("sgd", "sparse_categorical_crossentropy")
     assert isinstance(classifier.optimizer, keras.optimizers.LossScaleOptimizer)
+
+
+# Recipes
+
+
+def with_random_output(compiled):
+    """A classifier whose encoders have a gradient from the first step on."""
+    stack = sda.StackedDenoisingAutoencoder([8, 5], seed=1)
+    stack.build((None, 12))
+    model = stack.classifier(3, copy=True)
+    model.layers[-1].kernel.assign(np.random.default_rng(1).normal(size=(5, 3)))
+    compiled(model)
+    return model
+
+
+LOSS = "sparse_categorical_crossentropy"
+
+
+def frozen(model):
+    for layer in model.layers[:-1]:
+        layer.trainable = False
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.5), LOSS)
+
+
+def with_rates(make=keras.optimizers.SGD, rates=(0.01, 0.05, 0.5)):
+    def compiled(model):
+        optimizers = keras.optimizers.OptimizerMap(make(rates[-1]))
+        for layer, rate in zip(model.layers, rates[:-1], strict=False):
+            optimizers[f"{layer.path}/.*"] = make(rate)
+        model.compile(keras.optimizers.MultiOptimizer(optimizers), LOSS)
+
+    return compiled
+
+
+def test_frozen_encoders_stay_as_they_are(x, y):
+    before = with_random_output(frozen).get_weights()
+    model = check_fit(lambda: with_random_output(frozen), x, y, batch_size=20, epochs=3)
+    assert [bool(np.any(a != b)) for a, b in zip(before, model.get_weights(), strict=True)] == [
+        *[False] * 4,
+        *[True] * 2,
+    ]
+
+
+@pytest.mark.parametrize("make", [keras.optimizers.SGD, keras.optimizers.Adam])
+def test_a_rate_for_each_layer_is_that_of_keras(x, y, make):
+    compiled = with_rates(make)
+    check_fit(lambda: with_random_output(compiled), x, y, batch_size=20, epochs=3)
+
+
+def test_each_layer_takes_steps_of_its_own_rate(x, y):
+    """Beside one step of plain SGD at the rate 1, whose steps are the gradients."""
+    start = with_random_output(lambda model: model.compile(keras.optimizers.SGD(1.0), LOSS))
+    begun = start.get_weights()
+    start.train_on_batch(x, y)
+    model = with_random_output(with_rates())
+    sda.fit(model, x, y, batch_size=len(x), verbose=0)
+    rates = np.repeat([0.01, 0.05, 0.5], 2)  # a kernel and a bias each
+    for before, far, near, rate in zip(
+        begun, start.get_weights(), model.get_weights(), rates, strict=True
+    ):
+        assert np.abs(far - before).max() > 1e-4
+        np.testing.assert_allclose(near - before, rate * (far - before), rtol=1e-2, atol=1e-6)
+
+
+def test_rates_of_layers_resume_and_say_when_they_are_too_large(x, y, tmp_path, monkeypatch):
+    def trained(path=None, rates=(0.01, 0.05, 0.5)):
+        model = with_random_output(with_rates(keras.optimizers.Adam, rates))
+        settings = {"batch_size": 20, "epochs": 3, "seed": 1, "checkpoint_dir": path}
+        sda.fit(model, x, y, verbose=0, **settings)
+        return model.get_weights()
+
+    written = []
+
+    def write(path, saved):
+        codec.write(path, saved)
+        written.append(path)
+        if len(written) == 3:  # the begin and two epochs
+            raise RuntimeError("cut off")
+
+    expected = trained()
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "write", write)
+        with pytest.raises(RuntimeError, match="cut off"):
+            trained(tmp_path)
+    for weight, other in zip(trained(tmp_path), expected, strict=True):
+        np.testing.assert_array_equal(weight, other)
+    with pytest.raises(ValueError, match="Expected the data and settings of the run"):
+        trained(tmp_path, (0.01, 0.06, 0.5))
+    model = with_random_output(with_rates(rates=(1e38, 1e38, 1e38)))
+    with pytest.raises(sda.TrainingDivergedError, match="Try lower learning rates"):
+        sda.fit(model, 100 * x, y, batch_size=20, epochs=9, verbose=0)

@@ -21,6 +21,7 @@ KERAS = (
     keras.regularizers.Regularizer,
     keras.constraints.Constraint,
     keras.optimizers.Optimizer,
+    keras.optimizers.OptimizerMap,
     keras.optimizers.schedules.LearningRateSchedule,
     keras.dtype_policies.DTypePolicy,
     keras.random.SeedGenerator,

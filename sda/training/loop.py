@@ -242,11 +242,15 @@ class Trainer:
         model, position = self.model, self.position
         for variable, value in zip(self._variables_to_keep(), good, strict=True):
             variable.assign(value)
-        rate = float(ops.convert_to_numpy(model.optimizer.learning_rate))
+        # A `MultiOptimizer` has several.
+        rate = getattr(model.optimizer, "learning_rate", None)
+        lower = "lower learning rates"
+        if rate is not None:
+            lower = f"a learning rate below {float(ops.convert_to_numpy(rate)):g}"
         raise TrainingDivergedError(
             f"Training {model.name!r} diverged: the {what} in epoch {position.epoch + 1}, by step "
             f"{position.step} of {self.epochs.steps}. The model has the weights again with which "
-            f"this epoch began. Try a learning rate below {rate:g}, gradients that are clipped "
+            f"this epoch began. Try {lower}, gradients that are clipped "
             f"(keras.optimizers.{type(model.optimizer).__name__}(..., global_clipnorm=1.0)), or "
             "data that are scaled, to [0, 1] or to mean 0 and deviation 1",
             model.history,
