@@ -28,19 +28,19 @@ FIRST = ["index", "concepts", "pretraining", "finetuning", "coming_from"]
 # Modules for the package itself. Others that `sda` does not import are there to be imported.
 INTERNAL = {
     "__main__",
-    "checkpoint",
+    "checkpoints",
     "checks",
-    "cli",
-    "codes",
-    "finetuning",
+    "distribution",
+    "files",
     "forks",
-    "processes",
-    "replicas",
+    "layers",
+    "models",
+    "rows",
     "runs",
-    "safe_files",
-    "seeding",
-    "slopes",
+    "saving",
+    "streams",
     "training",
+    "version",
 }
 
 

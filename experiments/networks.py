@@ -61,7 +61,7 @@ def network(data, classes, seed, protocol, noise=None, level=0.0, emphasis=(1.0,
         the validation "errors" of all rates, and seconds.
     """
     settings = {
-        "streams": sda.seeding.STREAMS,
+        "streams": sda.streams.STREAMS,
         **{"seed": seed, "protocol": protocol, "noise": noise, "level": level},
         **{"emphasis": emphasis, "backend": keras.backend.backend()},
         **matmul_precision(),

@@ -90,7 +90,7 @@ def pretrained(recipe, x, seed, validation_data=None, verbose=2):
     settings = {
         **dataclasses.asdict(recipe),
         # Stacks of other random streams are others.
-        "streams": sda.seeding.STREAMS,
+        "streams": sda.streams.STREAMS,
         "seed": seed,
         "backend": keras.backend.backend(),
         **matmul_precision(),

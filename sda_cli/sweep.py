@@ -89,7 +89,7 @@ def _value(word):
 @click.option("--name", show_default="that of the folder", help="Name of the sweep in the storage.")
 @click.option("--limit", type=int, help="Most runs for this worker.")
 @click.option(
-    "--prefix-bytes",
+    "--cache-bytes",
     type=click.IntRange(0),
     default=2**33,
     help="Limit of the layers kept for other runs, in bytes; 0 to share none.",

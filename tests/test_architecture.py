@@ -234,3 +234,20 @@ def test_every_registered_name_is_that_of_its_class():
     }
     assert set(registered) >= set(REGISTERED)
     assert all(name == f"sda>{cls.__name__}" for name, cls in registered.items())
+
+
+# The page about it
+
+
+def test_the_page_has_a_line_for_every_room():
+    page = (ROOT.parent / "docs" / "architecture.md").read_text()
+    table = page.partition("## The rooms")[2].partition("\n## ")[0]
+    named = {name for line in table.splitlines() for name in re.findall(r"`(\w+)`", line[:60])}
+    assert set(FLOOR) <= named
+
+
+def test_the_page_names_files_that_are_there():
+    page = (ROOT.parent / "docs" / "architecture.md").read_text()
+    paths = re.findall(r"`((?:sda|sda_cli|tests)/[\w/.]*)`", page)
+    assert len(paths) > 10
+    assert not [path for path in paths if not (ROOT.parent / path).exists()]

@@ -15,8 +15,8 @@ import pytest
 import sda
 from sda import streams
 from sda.checkpoints import state as states
-from sda.rows import codes, orders
-from sda.training import feed, loop
+from sda.rows import codes, orders, scratch
+from sda.training import feed
 
 WIDTH = 12
 
@@ -136,7 +136,7 @@ def split(source, folder, some):
 def pretrain(source, folder, shuffle=True, units=(6,), validation=True, **settings):
     x = data()[0]
     stack = sda.StackedDenoisingAutoencoder(list(units), corruption=0.3, seed=1)
-    settings = {"epochs": 2, "batch_size": 5, "codes": "disk", "seed": 1, **settings}
+    settings = {"epochs": 2, "batch_size": 5, "codes_storage": "disk", "seed": 1, **settings}
     pretrainer = sda.GreedyPretrainer(stack, keras.optimizers.SGD(0.1), **settings)
     examples = split(source, folder / "x", [x])
     scored = split(source, folder / "v", [x]) if validation else None
@@ -258,13 +258,13 @@ def test_so_do_rows_that_are_shuffled_in_blocks(resident, pieces, tmp_path, trai
 
 def test_small_chunks_are_not_unpacked_for_blocks(tmp_path, monkeypatch):
     copies = []
-    keep = loop.Scratch.keep
+    keep = scratch.Scratch.keep
 
     def noted(self, batches, name):
         copies.append(name)
         return keep(self, batches, name)
 
-    monkeypatch.setattr(loop.Scratch, "keep", noted)
+    monkeypatch.setattr(scratch.Scratch, "keep", noted)
     finetune(small_chunks, tmp_path / "blocks", shuffle="blocks")
     assert not copies
     finetune(small_chunks, tmp_path / "all")
@@ -494,7 +494,6 @@ def endless(some):
 
 
 def test_a_dataset_of_unknown_length_that_never_ends_is_refused(tmp_path, monkeypatch):
-    from sda.rows import scratch
 
     class Disk:
         def __init__(self, path):

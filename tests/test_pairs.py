@@ -191,7 +191,7 @@ def test_codes_may_live_anywhere(place, tmp_path, monkeypatch):
     noisy, clean = halves()
     fit = {"targets": clean, "validation_data": (noisy, clean)}
     expected = trained(noisy, fit=fit)[0]
-    stack = trained(noisy, fit=fit, pretrainer={"codes": place})[0]
+    stack = trained(noisy, fit=fit, pretrainer={"codes_storage": place})[0]
     check_close(weights(stack), weights(expected), 0)
     # Both halves go through what a model has below its first dA.
     plain, scaling = around_a_model(), around_a_model(keras.layers.Rescaling(0.5))

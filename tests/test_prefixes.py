@@ -11,11 +11,15 @@ import types
 import keras
 import numpy as np
 import pytest
+from sda.pretraining.feeding import Feeding
 
 import sda
 from sda.checkpoints import identity
 from sda.checkpoints import layer_cache as cache
 from sda.files import locks
+from sda.pretraining.inputs import Inputs
+from sda.pretraining.part import Part
+from sda.pretraining.schedule import Schedule
 
 
 def data():
@@ -82,7 +86,7 @@ def test_depth_does_not_matter_to_the_layers_below(store):
         ({"optimizer": keras.optimizers.SGD(0.1, momentum=0.9)}, 0),
         ({"loss": [None, None, "squared_error"]}, 2),
         ({"seed": 4}, 0),
-        ({"codes": "recompute"}, 3),
+        ({"codes_storage": "recompute"}, 3),
         ({"x": data()[:40]}, 0),
         ({"x": data() * 0.5}, 0),
         ({"units": (8, 6, 4)}, 2),
@@ -107,11 +111,11 @@ def keys_of():
         made = stack or sda.StackedDenoisingAutoencoder(list(units), list(corruption), seed=1)
         made.build((None, 12))
         settings = {"optimizer": keras.optimizers.SGD(0.1), "epochs": 1, "seed": 3, **settings}
-        callbacks = settings.get("callbacks") or (lambda k: [])
         pretrainer = sda.GreedyPretrainer(made, cache=sda.LayerCache("unused"), **settings)
-        trainings = pretrainer._trainings(shuffle, [callbacks(k) for k in range(len(units))])
-        keys = pretrainer._keys(data() if x is None else x, None, trainings)
-        return [identity.address(key) for key in keys]
+        inputs = Inputs(pretrainer, (data() if x is None else x,), None)
+        feeding = Feeding(0.0, None, 1, None, None, pretrainer.batch_size, shuffle)
+        schedule = Schedule(pretrainer, Part(made), inputs, feeding)
+        return [identity.address(key) for key in schedule.cache_keys()]
 
     return keys_of
 
@@ -289,7 +293,7 @@ def test_a_full_disk_costs_the_layer_and_not_the_run(tmp_path, monkeypatch):
     def full(path, saved):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache.checkpoint, "write", full)
+    monkeypatch.setattr(cache.codec, "write", full)
     with pytest.warns(UserWarning, match="could not be kept.*No space left"):
         assert layer(sda.LayerCache(tmp_path), 1)[0] == "trained"
 
@@ -350,15 +354,15 @@ def test_who_is_killed_is_not_waited_for(store, other):
 
 
 def test_a_run_that_resumes_keeps_the_addresses_it_began_with(store, tmp_path, monkeypatch):
-    fit_layer = sda.GreedyPretrainer._fit_layer
+    train = Schedule.train
 
-    def stopped(self, k, *args):
+    def stopped(self, k):
         if k == 1:
             raise KeyboardInterrupt
-        return fit_layer(self, k, *args)
+        return train(self, k)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sda.GreedyPretrainer, "_fit_layer", stopped)
+        patch.setattr(Schedule, "train", stopped)
         with pytest.raises(KeyboardInterrupt):
             pretrained(store, checkpoint_dir=tmp_path / "run")
     for path in store.path.iterdir():

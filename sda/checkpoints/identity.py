@@ -9,12 +9,14 @@ import hashlib
 import importlib.metadata
 import inspect
 import json
+import re
 import warnings
 
 import keras
 import numpy as np
-from keras import tree
+from keras import ops, tree
 
+from sda.checkpoints.arrays import values_of
 from sda.checkpoints.bytecode import python_version
 from sda.checkpoints.code import Reader
 from sda.checkpoints.configs import anonymous, config_of, get_config, items_of
@@ -144,6 +146,36 @@ def warn_of(left_out, where):
             "numbers, strings, arrays or Keras objects, or training changes them.",
             stacklevel=4,
         )
+
+
+# Layers, each on the one below
+
+
+def ground(stack, rows, validation):
+    """Return the settings that every layer of a stack depends on: what is below the first."""
+    return {
+        "data": data_settings(rows),
+        "validation_data": data_settings(validation),
+        "preprocessing": [object_settings(la, "stack") for la in stack.preprocessing],
+        "preprocessing weights": weights_settings(stack.preprocessing),
+        # Of Python's the bytecode tells, where there is any.
+        "versions": {k: v for k, v in versions().items() if k != "python"},
+        "floatx": keras.config.floatx(),
+        # Its kind: "cuda:1" computes what "cuda:0" does.
+        "device": re.sub(r"\d+", "", str(ops.zeros(()).device)),
+    }
+
+
+def layer_settings(below, autoencoder, training):
+    """Return what the weights of a layer depend on.
+
+    Args:
+        below: The settings of the layer below it, or of the ground.
+        autoencoder: The built `sda.DenoisingAutoencoder`, about to be trained.
+        training: Nested dictionary of plain values: what it is, and how it is trained.
+    """
+    start = values_digest(values_of(autoencoder.variables))
+    return {"below": address(below), "start": start, "training": training}
 
 
 # Comparing

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from sda.checkpoints.arrays import digest
+from sda.checkpoints.arrays import digest, values_of
 from sda.checkpoints.identity import callback_settings
 from sda.checkpoints.installed import is_installed
 from sda.distribution import processes
@@ -75,12 +75,17 @@ class Begun:
             with contextlib.suppress(ValueError):
                 self._left.append((weakref.ref(thing), begun, settings()))
         if self._variables:
-            self.weights = [digest(value) for value in values_of(self._variables)]
+            self.weights = digests(self._variables)
         _LAST[self._owner] = self
         self._owner, self._read, self._variables = None, [], []
 
 
-def check_start(checkpoints, model, variables, newest, verbose):
+def digests(variables):
+    """Return the digest of the value of each variable."""
+    return [digest(value) for value in values_of(variables)]
+
+
+def check_start(checkpoints, model, variables, newest, verbose, left=None):
     """Write down what a run starts from, or raise `ValueError` where it cannot go on with that.
 
     Args:
@@ -90,11 +95,14 @@ def check_start(checkpoints, model, variables, newest, verbose):
         newest: List of the values of the newest checkpoint, one per variable, or None where there
             is none.
         verbose: 0 for silence.
+        left: List of the digests of weights that a training of this process left, or None for those
+            that the checkpoints' `Begun` knows.
     """
     if newest is None:
         checkpoints.context["start"] = start_of(variables)
     else:
-        start, left = checkpoints.context.get("start"), checkpoints.begun.weights
+        start = checkpoints.context.get("start")
+        left = checkpoints.begun.weights if left is None else left
         resume_from(checkpoints.path, model, variables, start, newest, left, verbose)
     checkpoints.begun.train(variables)
 
@@ -169,14 +177,6 @@ def _check_kept(start, newest, variables):
             f"Expected a checkpoint with the weights that a run of {len(variables)} variables "
             "began with. Received: one of another model, or of another version of keras-sda"
         )
-
-
-def values_of(variables):
-    """Return the values of variables as arrays whose digests a checkpoint keeps."""
-    # Through a tensor: on TensorFlow a variable of several replicas is no array.
-    found = [np.array(ops.convert_to_numpy(ops.stop_gradient(v.value))) for v in variables]
-    # A checkpoint has no bfloat16: in float32 its values are the same.
-    return [value.astype("float32") if value.dtype.kind == "V" else value for value in found]
 
 
 def _norm(value):

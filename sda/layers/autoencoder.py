@@ -155,6 +155,11 @@ class DenoisingAutoencoder(keras.layers.Layer):
         return next((a for a in reversed(named) if a is not keras.activations.linear), named[0])
 
     @property
+    def features(self):
+        """The number of features of the input, once the layer is built."""
+        return self.visible_bias.shape[0]
+
+    @property
     def code_range(self):
         """The ends between which the codes are known to lie, two numbers, or None.
 
@@ -234,13 +239,39 @@ class DenoisingAutoencoder(keras.layers.Layer):
             initializer = self.kernel_initializer
             if initializer is None and self.shares_encoder:
                 initializer = self.encoder.kernel_initializer
+            self.decoder_kernel_initializer = _initializer(
+                initializer, self.activation, stream(self.seed, "initialiser", 1)
+            )
             self.decoder_kernel = self.add_weight(
                 (self.units, visible),
-                initializer=_initializer(
-                    initializer, self.activation, stream(self.seed, "initialiser", 1)
-                ),
+                initializer=self.decoder_kernel_initializer,
                 name="decoder_kernel",
             )
+
+    def initial_values(self):
+        """Return the weights as their initialisers draw them: a list of `(variable, value)`.
+
+        These are the values that the layer was built with, if it was built here. A subclass that
+        has more weights adds them.
+
+        Raises:
+            ValueError: If the encoder was adapted (LoRA) or quantized.
+        """
+        encoder = self.encoder
+        if encoder.lora_enabled or encoder.quantization_mode is not None:
+            raise ValueError(
+                "Expected an encoder of floats, without LoRA, whose weights are to be drawn again. "
+                f"Received: lora_enabled={encoder.lora_enabled}, "
+                f"quantization_mode={encoder.quantization_mode!r} in {self.name!r}"
+            )
+        drawn = [
+            (encoder.kernel, encoder.kernel_initializer),
+            (encoder.bias, encoder.bias_initializer),
+            (self.visible_bias, keras.initializers.Zeros()),
+        ]
+        if not self.tied:
+            drawn.append((self.decoder_kernel, self.decoder_kernel_initializer))
+        return [(v, initializer(v.shape, dtype=v.dtype)) for v, initializer in drawn]
 
     def call(self, x, training=None):
         noisy = self.corruption(self.fill(x), training=training)

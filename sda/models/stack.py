@@ -100,20 +100,19 @@ class StackedDenoisingAutoencoder(keras.Model):
         activations = per_layer(activation, depth, "activation")
         decoders = per_layer(decoder_activation, depth, "decoder_activation")
         autoencoders = [
-            DenoisingAutoencoder(
-                units[k],
-                _seeded(noise, seed, k),
-                activations[k],
-                _default_decoder(activations[k - 1] if k else "sigmoid")
-                if decoders[k] is None
-                else decoders[k],
+            _layer(
+                k,
+                seed,
+                activations[k - 1] if k else "sigmoid",
+                units=units[k],
+                corruption=noise,
+                activation=activations[k],
+                decoder_activation=decoders[k],
                 tied=tied_k,
                 kernel_initializer=initializer,
-                seed=spawn(seed, k),
                 sparsity=sparsity_k,
                 contraction=contraction_k,
                 missing=None if k else missing,
-                name=f"autoencoder_{k + 1}",
                 # A plain dtype argument of a Model is its policy; its layers follow it.
                 dtype=kwargs.get("dtype"),
             )
@@ -209,21 +208,18 @@ class StackedDenoisingAutoencoder(keras.Model):
             )
         ):
             encoder, *code_layers = hidden[k]
-            below = "sigmoid"
-            if k:
-                last = autoencoders[-1]
-                below = last.activation if last.codes_in_unit_interval else "linear"
             autoencoders.append(
-                DenoisingAutoencoder(
-                    corruption=_seeded(noise, seed, k),
-                    decoder_activation=_default_decoder(below) if decoder is None else decoder,
+                _layer(
+                    k,
+                    seed,
+                    _code_activation(autoencoders[-1]) if k else "sigmoid",
+                    corruption=noise,
+                    decoder_activation=decoder,
                     tied=tied_k,
                     encoder=encoder,
                     code_layers=code_layers,
-                    seed=spawn(seed, k),
                     sparsity=sparsity_k,
                     contraction=contraction_k,
-                    name=f"autoencoder_{k + 1}",
                 )
             )
         stack = cls._made(
@@ -232,6 +228,64 @@ class StackedDenoisingAutoencoder(keras.Model):
         )  # fmt: skip
         stack.build(model.input_shape)
         return stack
+
+    def add(
+        self,
+        units,
+        corruption=0.3,
+        activation="sigmoid",
+        decoder_activation=None,
+        tied=True,
+        kernel_initializer=None,
+        sparsity=None,
+        contraction=0.0,
+    ):
+        """Add a layer on top, drawn as a stack of one layer more, of the same seed, draws its own.
+
+        The layers below stay as they are, and so do models that were made of the stack before; a
+        `sda.GreedyPretrainer` has to be made anew.
+
+        Args:
+            units, corruption, activation, decoder_activation, tied, kernel_initializer, sparsity,
+                contraction: As in the constructor, one value each.
+
+        Raises:
+            ValueError: If a value is out of its range. Nothing has changed then.
+
+        Example:
+
+        >>> stack = sda.StackedDenoisingAutoencoder([20], seed=1)
+        >>> stack.add(10, corruption=0.2)
+        >>> stack(keras.ops.zeros((3, 30))).shape
+        (3, 10)
+        """
+        depth, last = len(self.autoencoders), self.autoencoders[-1]
+        autoencoder = _layer(
+            depth,
+            self.seed,
+            _code_activation(last),
+            units=units,
+            corruption=corruption,
+            activation=activation,
+            decoder_activation=decoder_activation,
+            tied=tied,
+            kernel_initializer=kernel_initializer,
+            sparsity=sparsity,
+            contraction=contraction,
+            dtype=self.dtype_policy,
+        )
+        if self.built:
+            shape = before.build(self.preprocessing, (None, *self.example_shape))
+            # In the scope of `build`, which is too late for an error.
+            with keras.name_scope(self.name):
+                autoencoder.build((*shape[:-1], last.units))
+        # Keras locks what a built layer consists of; `build` does so again.
+        self._tracker.unlock()
+        self.autoencoders = [*self.autoencoders, autoencoder]
+        if self.built:
+            self.build((None, *self.example_shape))
+        # What was compiled has one layer less.
+        self.predict_function = self.test_function = self.train_function = None
 
     def build(self, input_shape):
         shape = before.build(self.preprocessing, tuple(input_shape))
@@ -631,6 +685,24 @@ class StackedDenoisingAutoencoder(keras.Model):
                 f"arguments. Received: {error}, of {sorted(arguments)}"
             ) from error
         return cls(**arguments)
+
+
+def _layer(k, seed, below, corruption, decoder_activation, **settings):
+    """Return layer `k` of a stack of this seed, on codes of the activation `below`."""
+    if decoder_activation is None:
+        decoder_activation = _default_decoder(below)
+    return DenoisingAutoencoder(
+        corruption=_seeded(corruption, seed, k),
+        decoder_activation=decoder_activation,
+        seed=spawn(seed, k),
+        name=f"autoencoder_{k + 1}",
+        **settings,
+    )
+
+
+def _code_activation(autoencoder):
+    """Return the activation of the codes, as far as it decides on what may rebuild them."""
+    return autoencoder.activation if autoencoder.codes_in_unit_interval else "linear"
 
 
 def _seeded(corruption, seed, k):

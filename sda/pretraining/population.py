@@ -7,6 +7,7 @@ import numpy as np
 
 from sda.checkpoints import identity
 from sda.forks import check_process
+from sda.pretraining.intake import Intake
 from sda.pretraining.pretrainer import GreedyPretrainer
 from sda.rows.codes import encode_rows
 from sda.rows.orders import check_shuffle, order_of
@@ -63,7 +64,8 @@ def fit(pretrainers, x, shuffle=True, verbose=0):
     check_process()
     shuffle = check_shuffle(shuffle)
     _check_alike(pretrainers)
-    rows = pretrainers[0].checked_rows(x)
+    first = pretrainers[0]
+    rows = Intake(first.stack, first.loss[0]).rows(x)
     if keras.backend.backend() != "jax" or keras.distribution.distribution() is not None:
         return [_alone(pretrainer, rows, shuffle, verbose) for pretrainer in pretrainers]
     return _together(pretrainers, rows, shuffle, verbose)
@@ -148,7 +150,7 @@ class _Member:
         self.noise = pretrainer.stack.autoencoders[k].corruption
         self.epochs, self.batch_size = pretrainer.epochs[k], pretrainer.batch_size[k]
         self.data, self.rows = data, len(data)
-        self._order = order_of(shuffle, seed, self.model)
+        self._order = order_of(shuffle, seed)
         self.history = keras.callbacks.History()
         self.history.set_model(self.model)
         self.history.on_train_begin()
@@ -195,6 +197,7 @@ def _check_alike(pretrainers):
     if len({id(p.stack) for p in pretrainers}) < len(pretrainers):
         raise ValueError("Expected each of `pretrainers` to have a stack of its own.")
     for pretrainer in pretrainers:
+        pretrainer.check_depth()
         for name in ("callbacks", "checkpoint_dir", "cache"):
             if getattr(pretrainer, name) is not None:
                 raise ValueError(
