@@ -11,7 +11,6 @@ import types
 import keras
 import numpy as np
 import pytest
-from sda.pretraining.feeding import Feeding
 
 import sda
 from sda.checkpoints import identity
@@ -20,6 +19,7 @@ from sda.files import locks
 from sda.pretraining.inputs import Inputs
 from sda.pretraining.part import Part
 from sda.pretraining.schedule import Schedule
+from sda.training.feeding import Feeding
 
 
 def data():
@@ -113,7 +113,7 @@ def keys_of():
         settings = {"optimizer": keras.optimizers.SGD(0.1), "epochs": 1, "seed": 3, **settings}
         pretrainer = sda.GreedyPretrainer(made, cache=sda.LayerCache("unused"), **settings)
         inputs = Inputs(pretrainer, (data() if x is None else x,), None)
-        feeding = Feeding(0.0, None, 1, None, None, pretrainer.batch_size, shuffle)
+        feeding = Feeding(pretrainer.batch_size, shuffle)
         schedule = Schedule(pretrainer, Part(made), inputs, feeding)
         return [identity.address(key) for key in schedule.cache_keys()]
 

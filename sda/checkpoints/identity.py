@@ -13,7 +13,6 @@ import re
 import warnings
 
 import keras
-import numpy as np
 from keras import ops, tree
 
 from sda.checkpoints.arrays import values_of
@@ -22,16 +21,16 @@ from sda.checkpoints.code import Reader
 from sda.checkpoints.configs import anonymous, config_of, get_config, items_of
 from sda.checkpoints.keras_objects import arguments, unsaid
 from sda.files.cells import printable
-from sda.rows.reading import pieces
+from sda.rows.reading import as_rows
 
 
 def data_settings(data):
     """Return what tells one set of data from another: for each source its type, shape and digest.
 
     Args:
-        data: Nested structure of row sources, or None.
+        data: Nested structure of rows, or None.
     """
-    return [_fingerprint(rows) for rows in tree.flatten(data) if rows is not None]
+    return [as_rows(rows).digest() for rows in tree.flatten(data) if rows is not None]
 
 
 def model_settings(model, left_out=None):
@@ -223,14 +222,6 @@ def versions():
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
-
-
-def _fingerprint(rows):
-    found = hashlib.sha256()
-    for piece in pieces(rows):
-        found.update(memoryview(np.ascontiguousarray(piece)).cast("B"))
-    shape = tuple(int(n) for n in rows.shape)
-    return f"{np.dtype(rows.dtype).name} {shape}, SHA-256 {found.hexdigest()}"
 
 
 def _flat(value, path=""):

@@ -14,9 +14,7 @@ from sda.layers.autoencoder import DenoisingAutoencoder, serialize_shared
 from sda.models import supervised
 from sda.models.from_model import hidden_layers
 from sda.models.layer_loss import for_decoder
-from sda.rows.arrays import in_place
-from sda.rows.h5 import is_h5
-from sda.rows.reading import as_rows, check_finite, on_arrays
+from sda.rows.reading import as_rows, check_finite, on_arrays, rows_of
 from sda.streams import check_seed, spawn, stream
 
 
@@ -320,7 +318,8 @@ class StackedDenoisingAutoencoder(keras.Model):
 
         Args:
             x: Array of shape `(n, ...)`; anything that slices into NumPy arrays, such as an
-                `h5py.Dataset`, is read in pieces of `batch_size` rows.
+                `h5py.Dataset`, or a matrix of `scipy.sparse`, is read in pieces of `batch_size`
+                rows.
             layer: Index of the layer, 0 for the first, -1 for the top.
             batch_size: Rows encoded at a time.
 
@@ -497,7 +496,7 @@ class StackedDenoisingAutoencoder(keras.Model):
                 "Expected a stack that was made with `missing`, the number that the network sees "
                 "in place of missing values. Received: missing=None"
             )
-        x = self._checked_rows(x)
+        x = np.asarray(self._checked_rows(x)[:])
         if not self.built:
             self.build(x.shape)
         if before.inverse(self.preprocessing, self.example_shape) is None:
@@ -544,14 +543,16 @@ class StackedDenoisingAutoencoder(keras.Model):
             errors = loss.per_feature(ops.where(missing, 0.0, rows), z)
             return ops.where(missing, np.nan, errors)
 
-        errors = self._in_pieces(error, self._checked_rows(x), batch_size)
-        if not per_column:
-            return np.nansum(errors, axis=tuple(range(1, errors.ndim)))
-        return loss.layout.per_column(errors) if isinstance(loss, losses.ColumnLoss) else errors
+        def scores(errors):
+            if not per_column:
+                return np.nansum(errors, axis=tuple(range(1, errors.ndim)))
+            return loss.layout.per_column(errors) if isinstance(loss, losses.ColumnLoss) else errors
+
+        return self._in_pieces(error, self._checked_rows(x), batch_size, scores)
 
     def _checked_rows(self, x):
-        """Return `x` as an array of floats, NaN only where values may be missing."""
-        rows = np.asarray(as_rows(x)[:])
+        """Return `x` as `Rows` of numbers, NaN only where values may be missing."""
+        rows = as_rows(x)
         check_finite(rows, "x", missing=self.missing is not None)
         return rows
 
@@ -618,10 +619,11 @@ class StackedDenoisingAutoencoder(keras.Model):
             )
         return int(layer) % depth
 
-    def _in_pieces(self, function, x, batch_size):
+    def _in_pieces(self, function, x, batch_size, then=lambda found: found):
+        """Return `function` of `x`, and `then` of what comes out as arrays, a piece at a time."""
         check_count(batch_size, "batch_size")
-        x = as_rows(x) if is_h5(x) or isinstance(x, np.memmap) else in_place(x, "x")
-        shape = tuple(np.shape(x))
+        x = rows_of(x)
+        shape = x.shape
         if not self.built:
             self.build(shape)
         if shape[1:] != self.example_shape:
@@ -636,7 +638,7 @@ class StackedDenoisingAutoencoder(keras.Model):
             # There may be no row at all.
             if len(rows):
                 check_finite(rows, "x", start, missing=self.missing is not None)
-            return function(rows)
+            return then(function(rows))
 
         return np.concatenate([checked(i) for i in range(0, max(shape[0], 1), batch_size)])
 

@@ -5,7 +5,7 @@ import numpy as np
 from sda import losses
 from sda.layers import preprocessing as before
 from sda.rows.iterated import is_iterated, read_once
-from sda.rows.reading import as_rows, check_finite, on_arrays, pieces
+from sda.rows.reading import as_rows, check_finite, on_arrays
 from sda.training.feed import host
 
 
@@ -99,14 +99,15 @@ class Intake:
             loss.layout.check_width(prepared_shape)
         inside = learned and getattr(loss, "in_unit_interval", False)
         if not np.any(inside):
-            check_finite(rows, name, missing=missing)
+            rows.check_finite(name, missing=missing)
             return rows
         prepare = on_arrays(stack.prepare)
         # One pass where it can be: what is NaN or infinite fails the comparison too.
         apart = bool(missing or stack.preprocessing or inside is not True)
         least, most = (np.fmin, np.fmax) if apart else (np.minimum, np.maximum)
         start = 0
-        for piece in pieces(rows):
+        # What is not zero, where most is and nothing depends on the place.
+        for piece in rows.pieces() if apart else rows.values():
             if apart:
                 check_finite(piece, name, start, missing)
             prepared = prepare(piece) if stack.preprocessing else host(piece)
@@ -114,7 +115,7 @@ class Intake:
             low, high = least.reduce(prepared, axis=None), most.reduce(prepared, axis=None)
             all_missing = missing and np.isnan(low)
             if not (all_missing or (low >= 0 and high <= 1)):
-                check_finite(piece, name, start, missing)
+                rows.check_finite(name, missing=missing)
                 after = " after its preprocessing" if stack.preprocessing else ""
                 raise ValueError(
                     f"Expected `{name}` to lie in [0, 1], as the cross-entropy of a sigmoid "

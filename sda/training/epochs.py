@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from sda.rows.arrays import ArrayRows
 from sda.rows.iterated import warn_of_end
 from sda.rows.orders import checked_indices
 from sda.training.batches import Batches
@@ -123,7 +124,9 @@ class EpochsOfBatches(Epochs):
         if 1 < steps < most:
             # Of one shape, so that a backend compiles once.
             last = batches[-1]
-            data = map_leaves(lambda a: np.concatenate([a, *[a[last]] * (most - steps)]), data)
+            data = map_leaves(
+                lambda a: ArrayRows(np.concatenate([a[:], *[a[last]] * (most - steps)])), data
+            )
         with feed_for(self.driver, data).reading([batches], most) as run:
             run(function, batches)
 

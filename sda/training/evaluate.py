@@ -11,7 +11,7 @@ class Evaluator:
 
     Args:
         model: A compiled `keras.Model`.
-        data: Nested structure of row sources, as the model's `test_step` takes it, or `Batches`.
+        data: Nested structure of `Rows`, as the model's `test_step` takes it, or `Batches`.
         batch_size: Integer, the examples a step, of rows.
         driver: The driver to share, or None for the model's own.
         frequency: After which epochs it is called, as `sda.fit`'s `validation_freq`.

@@ -5,7 +5,6 @@ import math
 
 from sda.checks import check_count
 from sda.forks import check_process
-from sda.rows import subset
 from sda.rows.iterated import first_batches, is_iterated, length
 from sda.rows.orders import check_shuffle
 from sda.rows.scratch import Scratch
@@ -63,14 +62,14 @@ class Feeding:
         if validation is None and self.validation_split:
             rows = len(leaves(data)[0])
             first = validating.split_at(rows, self.validation_split)
-            validation = map_leaves(lambda a: subset.part(a, first, rows), data)
-            data = map_leaves(lambda a: subset.part(a, 0, first), data)
+            validation = map_leaves(lambda a: a.part(first, rows), data)
+            data = map_leaves(lambda a: a.part(0, first), data)
         if validation is not None and not isinstance(validation, Batches):
             rows = len(leaves(validation)[0])
             size = self._validation_size(rows)
             some = validating.rows_of_steps(rows, size, self.validation_steps)
             if some < rows:
-                validation = map_leaves(lambda a: subset.part(a, 0, some), validation)
+                validation = map_leaves(lambda a: a.part(0, some), validation)
         return data, validation
 
     def _validation_size(self, rows):

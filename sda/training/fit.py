@@ -75,13 +75,13 @@ def fit(
     Args:
         model: A compiled `keras.Model`.
         x: Array of shape `(n, ...)` (NumPy array, `np.memmap`, `h5py.Dataset`, what
-            `sda.datasets.read` returns, …), or a nested structure of arrays for a model with
-            several inputs. Or a source of batches `(x, y)` or `(x, y, sample_weight)`: a
-            `tf.data.Dataset`, `keras.utils.PyDataset`, PyTorch `DataLoader`, or a generator. It is
-            asked for them anew in each epoch, so that what it shuffles and augments differs from
-            epoch to epoch; a thread asks, some batches ahead. `y` and `sample_weight` are None
-            then. A generator cannot be asked twice: more than one epoch of it need
-            `steps_per_epoch`, and training ends, with a warning, where it does.
+            `sda.datasets.read` returns, a matrix of `scipy.sparse`, …), or a nested structure of
+            arrays for a model with several inputs. Or a source of batches `(x, y)` or
+            `(x, y, sample_weight)`: a `tf.data.Dataset`, `keras.utils.PyDataset`, PyTorch
+            `DataLoader`, or a generator. It is asked for them anew in each epoch, so that what
+            it shuffles and augments differs from epoch to epoch; a thread asks, some batches ahead.
+            `y` and `sample_weight` are None then. A generator cannot be asked twice: more than one
+            epoch of it need `steps_per_epoch`, and training ends, with a warning, where it does.
             Nothing is scaled: values of dtype uint8 stay uint8 on the device, and the model's own
             layers, a `Rescaling` among them, see them as they are. NaN is a missing value: allowed
             where the model has an answer for it, as those of a stack with `missing` do.
