@@ -96,7 +96,7 @@ def gaps(folder):
     """Missing values, penalties, codes that are computed again, an order of blocks."""
     x = examples()[0].copy()
     x[np.random.default_rng(2).random(x.shape) < 0.2] = np.nan
-    model = stack(missing=0.5, contraction=0.1, sparsity=keras.regularizers.L1(0.01))
+    model = stack(fill_value=0.5, contraction=0.1, sparsity=keras.regularizers.L1(0.01))
     return pretrain(model, folder, x=x, fit={"shuffle": "blocks"}, codes_storage="recompute")
 
 

@@ -139,6 +139,19 @@ def test_only_the_drivers_import_a_backend():
     assert importers == DRIVERS | {name for name in MODULES if name.startswith("distribution.")}
 
 
+def test_a_dA_answers_for_its_kernel():
+    """What an encoder is inside, its own room knows, and the steps that are written out."""
+    asking = {
+        name
+        for name, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and re.search(r"\bencoder\.(_?kernel|bias|units|count_params)$", ast.unparse(node))
+    }
+    asking -= {name for name in asking if room(name) == "layers"}
+    assert asking <= {"training.torch_chain"}
+
+
 def test_there_is_no_module_for_odds_and_ends():
     assert not [name for name in MODULES if re.search(r"(^|\.)_?(utils?|helpers?|misc)$", name)]
 

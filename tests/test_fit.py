@@ -427,6 +427,7 @@ def test_layers_frozen_after_compile_have_to_be_compiled_again(x, y):
     assert np.any(weights(model)[2] != before[2])
 
 
+@pytest.mark.slow
 def test_a_backup_is_restored_where_it_was_made(x, y, tmp_path):
     class Cut(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):

@@ -15,7 +15,9 @@ import pytest
 import sda
 from sda import streams
 from sda.checkpoints import state as states
-from sda.rows import base, codes, orders, scratch
+from sda.rows import base, codes, orders
+from sda.rows import scratch as scratches
+from sda.rows.scratch import Scratch
 from sda.training import feed
 
 WIDTH = 12
@@ -258,13 +260,13 @@ def test_so_do_rows_that_are_shuffled_in_blocks(resident, pieces, tmp_path, trai
 
 def test_small_chunks_are_not_unpacked_for_blocks(tmp_path, monkeypatch):
     copies = []
-    keep = scratch.Scratch.keep
+    keep = Scratch.keep
 
     def noted(self, batches, name):
         copies.append(name)
         return keep(self, batches, name)
 
-    monkeypatch.setattr(scratch.Scratch, "keep", noted)
+    monkeypatch.setattr(Scratch, "keep", noted)
     finetune(small_chunks, tmp_path / "blocks", shuffle="blocks")
     assert not copies
     finetune(small_chunks, tmp_path / "all")
@@ -286,6 +288,7 @@ def test_rows_in_blocks_are_those_of_the_order(tmp_path):
     assert_same(pretrain(h5, tmp_path, shuffle="blocks", epochs=1)[0], stack.get_weights())
 
 
+@pytest.mark.slow
 def test_so_do_codes_on_disk_above_the_input_on_disk(resident, tmp_path):
     units = (8, 5)
     for shuffle in (True, "blocks"):
@@ -310,6 +313,7 @@ def test_steps_a_dispatch_do_not_matter(resident, tmp_path):
 # Memory
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_some_pieces(tmp_path, monkeypatch):
     monkeypatch.setattr(feed, "RESIDENT_BYTES", 2**21)
     monkeypatch.setattr(feed, "PIECES", 4)
@@ -460,7 +464,7 @@ def test_the_codes_of_one_layer_are_on_disk_at_a_time(tmp_path):
         found.append(sorted(p.name for p in (tmp_path / "scratch").rglob("*.h5")))
 
     pretrain(h5, tmp_path, units=(8, 5, 4), callbacks=lambda k: [At(11, look)], validation=False)
-    assert found == [[], ["below_1.h5"], ["below_2.h5"]]
+    assert found == [[], ["below_1_0.h5"], ["below_2_0.h5"]]
     assert not list((tmp_path / "scratch").glob("sda-*"))
 
 
@@ -497,7 +501,7 @@ def test_a_dataset_of_unknown_length_that_never_ends_is_refused(tmp_path, monkey
             used = sum(f.stat().st_size for f in pathlib.Path(path).rglob("*") if f.is_file())
             self.free = 50_000 - used
 
-    monkeypatch.setattr(scratch.shutil, "disk_usage", Disk)
+    monkeypatch.setattr(scratches.shutil, "disk_usage", Disk)
     stack = sda.StackedDenoisingAutoencoder([5], seed=1)
     with pytest.raises(ValueError, match=r"`x` to end, and to fit 90% of the free disk space"):
         sda.GreedyPretrainer(stack).fit(endless(data()[0]), verbose=0)

@@ -71,6 +71,7 @@ def test_runs_that_differ_in_the_third_layer_share_two_and_end_as_without_a_stor
         assert counts(store) == found
 
 
+@pytest.mark.slow
 def test_depth_does_not_matter_to_the_layers_below(store):
     pretrained(store, units=(8, 6), corruption=(0.1, 0.2))
     pretrained(store)
@@ -171,6 +172,7 @@ def test_functions_are_known_by_their_code_and_what_it_captures(keys_of):
         assert keys_of(**{name: made(2)}) != keys_of(**{name: made(3)})
 
 
+@pytest.mark.slow
 def test_a_layer_trained_with_another_closure_or_silent_class_is_not_taken(store):
     class Noise(sda.Corruption):
         def __init__(self, by, **kwargs):
@@ -195,6 +197,7 @@ def test_a_layer_trained_with_another_closure_or_silent_class_is_not_taken(store
         assert counts(store) == found
 
 
+@pytest.mark.slow
 def test_what_cannot_be_told_apart_is_refused_in_a_loss_and_left_out_of_callbacks(store):
     lock = threading.Lock()
 
@@ -353,6 +356,7 @@ def test_who_is_killed_is_not_waited_for(store, other):
     assert counts(store) == (0, 1)
 
 
+@pytest.mark.slow
 def test_a_run_that_resumes_keeps_the_addresses_it_began_with(store, tmp_path, monkeypatch):
     train = Schedule.train
 

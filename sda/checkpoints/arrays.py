@@ -20,14 +20,6 @@ def digest(array):
     return found.hexdigest()
 
 
-def values_of(variables):
-    """Return the values of variables as arrays whose digests a checkpoint keeps."""
-    # Through a tensor: on TensorFlow a variable of several replicas is no array.
-    found = [np.array(ops.convert_to_numpy(ops.stop_gradient(v.value))) for v in variables]
-    # A checkpoint has no bfloat16: in float32 its values are the same.
-    return [value.astype("float32") if value.dtype.kind == "V" else value for value in found]
-
-
 def short(value):
     text = repr(value)
     if len(text) <= 200:
@@ -61,3 +53,11 @@ def is_word_of_a_backend(value):
     root = str(kind.__module__).split(".")[0]
     words = ("DType", "Device", "Size", "TensorShape", "device", "dtype")
     return root in COMPARED and kind.__name__ in words
+
+
+def values_of(variables):
+    """Return the values of variables as arrays whose digests a checkpoint keeps."""
+    # Through a tensor: on TensorFlow a variable of several replicas is no array.
+    found = [np.array(ops.convert_to_numpy(ops.stop_gradient(v.value))) for v in variables]
+    # A checkpoint has no bfloat16: in float32 its values are the same.
+    return [value.astype("float32") if value.dtype.kind == "V" else value for value in found]

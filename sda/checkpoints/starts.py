@@ -75,17 +75,12 @@ class Begun:
             with contextlib.suppress(ValueError):
                 self._left.append((weakref.ref(thing), begun, settings()))
         if self._variables:
-            self.weights = digests(self._variables)
+            self.weights = [digest(value) for value in values_of(self._variables)]
         _LAST[self._owner] = self
         self._owner, self._read, self._variables = None, [], []
 
 
-def digests(variables):
-    """Return the digest of the value of each variable."""
-    return [digest(value) for value in values_of(variables)]
-
-
-def check_start(checkpoints, model, variables, newest, verbose, left=None):
+def check_start(checkpoints, model, variables, newest, verbose):
     """Write down what a run starts from, or raise `ValueError` where it cannot go on with that.
 
     Args:
@@ -95,14 +90,11 @@ def check_start(checkpoints, model, variables, newest, verbose, left=None):
         newest: List of the values of the newest checkpoint, one per variable, or None where there
             is none.
         verbose: 0 for silence.
-        left: List of the digests of weights that a training of this process left, or None for those
-            that the checkpoints' `Begun` knows.
     """
     if newest is None:
         checkpoints.context["start"] = start_of(variables)
     else:
-        start = checkpoints.context.get("start")
-        left = checkpoints.begun.weights if left is None else left
+        start, left = checkpoints.context.get("start"), checkpoints.begun.weights
         resume_from(checkpoints.path, model, variables, start, newest, left, verbose)
     checkpoints.begun.train(variables)
 

@@ -32,7 +32,7 @@ class Inputs:
                     codes.place_codes(self.storage, self.budget, (*shape[:-1], autoencoder.units))
 
     def order(self, scratch, order):
-        """Copy rows that are slow to read in an order to `scratch`."""
+        """Copy rows that are slow to read in such an order to `scratch`."""
         self.data = tuple(in_any_order(rows, scratch, order) for rows in self.data)
 
     def of(self, k):

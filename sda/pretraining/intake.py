@@ -91,7 +91,7 @@ class Intake:
                 f"Expected `{name}` of shape (n, {', '.join(map(str, expected))}). "
                 f"Received: shape {tuple(rows.shape)}"
             )
-        missing = stack.missing is not None
+        missing = stack.fill_value is not None
         loss = self.loss
         prepared_shape = before.build(stack.preprocessing, tuple(rows.shape))
         before.check_adapted(stack.preprocessing)
@@ -99,7 +99,7 @@ class Intake:
             loss.layout.check_width(prepared_shape)
         inside = learned and getattr(loss, "in_unit_interval", False)
         if not np.any(inside):
-            rows.check_finite(name, missing=missing)
+            check_finite(rows, name, missing=missing)
             return rows
         prepare = on_arrays(stack.prepare)
         # One pass where it can be: what is NaN or infinite fails the comparison too.
@@ -115,7 +115,7 @@ class Intake:
             low, high = least.reduce(prepared, axis=None), most.reduce(prepared, axis=None)
             all_missing = missing and np.isnan(low)
             if not (all_missing or (low >= 0 and high <= 1)):
-                rows.check_finite(name, missing=missing)
+                check_finite(rows, name, missing=missing)
                 after = " after its preprocessing" if stack.preprocessing else ""
                 raise ValueError(
                     f"Expected `{name}` to lie in [0, 1], as the cross-entropy of a sigmoid "

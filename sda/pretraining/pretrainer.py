@@ -191,9 +191,9 @@ class GreedyPretrainer:
             targets: The clean rows, of the shape of `x`, whose rows are the noisy ones; None where
                 `x` itself is clean. They go through the same preprocessing. The weights of an
                 emphasised loss are still those of features that the layer's own noise selected or
-                left alone, whatever the noise in `x` did. Where the stack has a `missing`, values
-                may be missing in either: of `x` they are filled in, and what is missing in the
-                targets counts in no loss.
+                left alone, whatever the noise in `x` did. Where the stack has a `fill_value`,
+                values may be missing in either: of `x` they are filled in, and what is missing in
+                the targets counts in no loss.
             pairs: Whether the batches of a source are (noisy, clean) pairs. Otherwise the second
                 part of a batch is left out, as the labels that it may be.
             validation_data: Examples like `x`, or None; (noisy, clean) if there are targets, or a
@@ -224,8 +224,8 @@ class GreedyPretrainer:
 
         Raises:
             ValueError: If the data are empty, of the wrong shape, not finite (but for NaN where the
-                stack has a `missing`), or outside [0, 1] under cross-entropy (which noisy rows with
-                targets may be), or if `checkpoint_dir` is in use or is that of another run.
+                stack has a `fill_value`), or outside [0, 1] under cross-entropy (which noisy rows
+                with targets may be), or if `checkpoint_dir` is in use or is that of another run.
                 Nothing has changed then.
             OSError: If a checkpoint cannot be written. The one before is whole.
             sda.TrainingDivergedError: If the loss or the weights of a layer become NaN or infinite.

@@ -3,7 +3,8 @@
 import keras
 
 from sda.checkpoints import identity, state
-from sda.checkpoints.starts import check_start, digests
+from sda.checkpoints.arrays import values_of
+from sda.checkpoints.starts import check_start
 from sda.distribution import generators, processes
 from sda.models.denoising import DenoisingScore
 from sda.pretraining.progress import Clock, Progress
@@ -51,8 +52,8 @@ class Schedule:
             seed = self.pretrainer.seed
             self.seed = fresh_seed() if seed is None else seed
             self.keys = self.cache_keys()
-        if self.checkpoints is not None and not context:
-            self._keep_start(context)
+            if self.checkpoints is not None:
+                self._keep_start(context)
 
     def run(self):
         """Train the layers that are left; return the Histories of all."""
@@ -61,7 +62,7 @@ class Schedule:
             self.part.warn()
             autoencoders = self.stack.autoencoders
             epochs = [e if k in left else 0 for k, e in enumerate(self.pretrainer.epochs)]
-            self.clock = Clock(epochs, [a.encoder.count_params() for a in autoencoders])
+            self.clock = Clock(epochs, [a.count_params() for a in autoencoders])
         for k in left:
             self.histories.append(self._from_cache(k) if self.keys else self.train(k))
             self.clock.layer_ends(k)
@@ -212,17 +213,12 @@ class Schedule:
             ):
                 held = progress["variables"][name]
                 newest |= {id(v): value for v, value in zip(group, held, strict=False)}
-        left = self.checkpoints.begun.weights
         if self.part.fresh:
-            # What is drawn again may have been anything: it passes for what was left.
-            left = list(left) if len(left) == len(variables) else [None] * len(variables)
-            drawn = {id(v) for k in self.part for v in stack.autoencoders[k].variables}
-            now = digests(variables)
-            left = [
-                n if id(v) in drawn else w for v, w, n in zip(variables, left, now, strict=True)
-            ]
+            # What is drawn again may have been anything.
+            drawn = [v for k in self.part for v in stack.autoencoders[k].variables]
+            newest |= {id(v): value for v, value in zip(drawn, values_of(drawn), strict=True)}
         newest = [newest.get(id(v)) for v in variables]
-        check_start(self.checkpoints, stack, variables, newest, self.verbose, left)
+        check_start(self.checkpoints, stack, variables, newest, self.verbose)
 
     def _save(self):
         """Keep all weights of the stack, and what belongs to no layer, for the next layer."""

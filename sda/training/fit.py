@@ -84,7 +84,7 @@ def fit(
             epoch of it need `steps_per_epoch`, and training ends, with a warning, where it does.
             Nothing is scaled: values of dtype uint8 stay uint8 on the device, and the model's own
             layers, a `Rescaling` among them, see them as they are. NaN is a missing value: allowed
-            where the model has an answer for it, as those of a stack with `missing` do.
+            where the model has an answer for it, as those of a stack with a `fill_value` do.
         y: Array of targets, or a nested structure, or None.
         batch_size: Integer, the examples a step, of all devices together where several share it
             (`keras.distribution` on JAX, `MirroredStrategy` on TensorFlow). The last batch of an
