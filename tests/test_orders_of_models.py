@@ -140,7 +140,7 @@ def test_a_second_fit_compiles_nothing_again(data):
 def test_a_model_is_freed_with_what_was_compiled_for_it(data, tmp_path):
     made = keras.Sequential([keras.Input((4,)), sda.DenoisingAutoencoder(1)])
     made.compile(keras.optimizers.SGD(0.1), "mse")
-    sda.fit(made, *data, 5, 1, 0, validation_split=0.2, checkpoint_dir=tmp_path / "fit")
+    sda.fit(made, data[0], data[0], 5, 1, 0, validation_split=0.2, checkpoint_dir=tmp_path / "fit")
     stack = sda.StackedDenoisingAutoencoder([3], seed=1)
     pretrainer = sda.GreedyPretrainer(stack, epochs=1, checkpoint_dir=tmp_path / "layers")
     pretrainer.fit(data[0], verbose=0)

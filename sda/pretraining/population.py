@@ -152,7 +152,7 @@ class _Member:
         self.noise = pretrainer.stack.autoencoders[k].corruption
         self.epochs, self.batch_size = pretrainer.epochs[k], pretrainer.batch_size[k]
         self.data, self.rows = data, len(data)
-        self._order = order_of(shuffle, seed, self.model)
+        self._order = order_of(shuffle, seed)
         self.history = keras.callbacks.History()
         self.history.set_model(self.model)
         self.history.on_train_begin()

@@ -1,1 +1,1 @@
-"""One way to run epochs: `fit.py` holds the loop, and each backend has a driver."""
+"""One way to run epochs: what a run is, its loop, and a driver for each backend."""

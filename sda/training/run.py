@@ -11,7 +11,7 @@ class Run:
 
     Args:
         model: A compiled `keras.Model`.
-        data: Nested structure of row sources of equal length, as the model's `train_step` takes it,
+        data: Nested structure of `Rows` of equal length, as the model's `train_step` takes it,
             or `Batches` of such.
         batch_size: Integer, the examples a step, of rows.
         order: The `Order` in which an epoch has the rows, or the batches of a source that can be
