@@ -20,6 +20,11 @@ test-all: test-tensorflow test-jax test-torch
 test-tensorflow: $(VENV)/.test
 	KERAS_BACKEND=tensorflow $(RUN) -m pytest -m "not slow"
 
+# XLA would take three quarters of the time to make small programs fast that run for milliseconds.
+# Tests of programs as users have them: make test-jax XLA_FLAGS=
+test-jax: export XLA_FLAGS ?= --xla_backend_optimization_level=0 \
+	--xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false \
+	--xla_cpu_parallel_codegen_split_count=1
 test-jax: $(VENV)/.test $(VENV)/.jax
 	KERAS_BACKEND=jax $(RUN) -m pytest -m "not slow"
 

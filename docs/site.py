@@ -28,19 +28,19 @@ FIRST = ["index", "concepts", "pretraining", "finetuning", "coming_from"]
 # Modules for the package itself. Others that `sda` does not import are there to be imported.
 INTERNAL = {
     "__main__",
-    "checkpoint",
+    "checkpoints",
     "checks",
-    "cli",
-    "codes",
-    "finetuning",
+    "distribution",
+    "files",
     "forks",
-    "processes",
+    "layers",
+    "models",
     "recipe",
-    "replicas",
-    "safe_files",
-    "seeding",
-    "slopes",
+    "rows",
+    "saving",
+    "streams",
     "training",
+    "version",
 }
 
 
@@ -59,9 +59,11 @@ def reference():
     for name in map(str, package().exports):
         item = package().members[name]
         if item.is_module:
-            _add(item, pages)
+            _add(item.final_target if item.is_alias else item, pages)
         elif name != "__version__":
-            pages.setdefault(item.final_target.module.path, []).append(f"sda.{name}")
+            # A room is a page, of however many files it is made.
+            room = ".".join(item.final_target.path.split(".")[:2])
+            pages.setdefault(room, []).append(f"sda.{name}")
     for name, item in package().members.items():
         if item.is_module and item.path not in pages and name not in INTERNAL:
             _add(item, pages)

@@ -20,7 +20,7 @@ import numpy as np
 
 import sda
 from experiments.parts import complete, read, table
-from sda.training import evaluate
+from sda.training import pace
 
 # Of the signals of a part. Ctrl-C is answered by Python, and by fewer lines of code.
 KILLS, SHARE_OF_SIGKILL = 5, 0.7
@@ -96,7 +96,7 @@ def gaps(folder):
     """Missing values, penalties, codes that are computed again, an order of blocks."""
     x = examples()[0].copy()
     x[np.random.default_rng(2).random(x.shape) < 0.2] = np.nan
-    model = stack(missing=0.5, contraction=0.1, sparsity=keras.regularizers.L1(0.01))
+    model = stack(fill_value=0.5, contraction=0.1, sparsity=keras.regularizers.L1(0.01))
     return pretrain(model, folder, x=x, fit={"shuffle": "blocks"}, codes_storage="recompute")
 
 
@@ -269,7 +269,7 @@ def _run(name, folder):
         try:
             tempfile.tempdir = str(folder / "temporary")
             os.makedirs(tempfile.tempdir, exist_ok=True)
-            evaluate.DISPATCH_FLOPS = 0  # one step a dispatch
+            pace.DISPATCH_FLOPS = 0  # one step a dispatch
             keras.utils.set_random_seed(1)
             model = RUNS[name](folder / "run")
             sha = hashlib.sha256()

@@ -109,7 +109,7 @@ def trained(columns, x, recipe, seed):
         decoder_activation=[columns.activation(), *[None] * (len(recipe.units) - 1)],
         tied=False,
         seed=seed,
-        missing=0.0,
+        fill_value=0.0,
     )
     sda.GreedyPretrainer(
         stack,

@@ -78,9 +78,9 @@ print("\nfirst row:", x[0].round(1))
 # - `columns.masking_noise(0.4)` sets 40 % of the cells to 0, a category's features all at once.
 # - `columns.activation()` lets the decoder give a number for a number and probabilities for a
 #   category. The loss follows: squared error for numbers, cross-entropy for the others, summed.
-# - `missing=0.0` says that values may be missing, and that the network sees 0 in their place, just
-#   what the noise makes of a cell. Missing cells do not count in the loss: nobody knows what would
-#   have been right.
+# - `fill_value=0.0` says that values may be missing, and that the network sees 0 in their place,
+#   just what the noise makes of a cell. Missing cells do not count in the loss: nobody knows what
+#   would have been right.
 
 # %%
 stack = sda.StackedDenoisingAutoencoder(
@@ -89,7 +89,7 @@ stack = sda.StackedDenoisingAutoencoder(
     activation="relu",
     decoder_activation=columns.activation(),
     tied=False,  # a decoder with weights of its own
-    missing=0.0,
+    fill_value=0.0,
     seed=1,
 )
 pretrainer = sda.GreedyPretrainer(stack, keras.optimizers.Adam(0.001), epochs=200, seed=1)
@@ -234,7 +234,7 @@ y = ((mpg - mpg[labelled].mean()) / scale).astype("float32")[:, None]
 def regressor(pretrain):
     stack = sda.StackedDenoisingAutoencoder(
         [256], columns.masking_noise(0.4), "relu", columns.activation(), tied=False,
-        missing=0.0, seed=1,
+        fill_value=0.0, seed=1,
     )  # fmt: skip
     stack.build((None, x.shape[1]))
     if pretrain:

@@ -61,8 +61,8 @@ def diagnose(stack, x, y=None, train=None, loss=None, seed=0):
     Args:
         stack: A built `sda.StackedDenoisingAutoencoder`.
         x: Rows of shape `(n, features)`: a few thousand are enough. NaN is a missing value, if the
-            stack was made with `missing`: errors are those of the known cells, and the rank and the
-            probe of the input are those of what the network sees there.
+            stack was made with `fill_value`: errors are those of the known cells, and the rank and
+            the probe of the input are those of what the network sees there.
         y: Labels of shape `(n,)`, that the probe is scored on, or None for no probe.
         train: `(x, y)` that the probe learns, or None for every other row of `x`, and to score it
             on the rest.
@@ -89,7 +89,7 @@ def diagnose(stack, x, y=None, train=None, loss=None, seed=0):
     def all_codes(x, name):
         x = as_rows(x, name)
         prepared = on_arrays(stack.prepare)(x[:])
-        check_finite(prepared, name, missing=first.missing is not None)
+        check_finite(prepared, name, missing=first.fill_value is not None)
         return prepared, [
             on_arrays(first.fill)(prepared),
             *(stack.encode(x, k) for k in range(depth)),
@@ -136,7 +136,7 @@ def reconstruction(autoencoder, x, loss, seed=0):
     Args:
         autoencoder: A built `sda.DenoisingAutoencoder`.
         x: Its clean input, of shape `(n, ..., visible)`. NaN, a missing value, counts nowhere; it
-            needs a dA with `missing`.
+            needs a dA with `fill_value`.
         loss: A loss of `sda.losses` or of Keras; of `sda.losses` where values may be missing.
         seed: Integer, of the noise.
 
@@ -147,7 +147,7 @@ def reconstruction(autoencoder, x, loss, seed=0):
     Raises:
         ValueError: If `x` is not finite, or `loss` cannot leave out what is missing.
     """
-    if autoencoder.missing is not None:
+    if autoencoder.fill_value is not None:
         if not isinstance(loss, ReconstructionLoss):
             raise ValueError(
                 "Expected `loss` to be a loss of sda.losses, which can leave features out, where "
@@ -159,7 +159,9 @@ def reconstruction(autoencoder, x, loss, seed=0):
     sums = dict.fromkeys(("loss", "clean_loss", "identity_loss", "error", "identity_error"), 0.0)
     x = as_rows(x)
     for number, piece in enumerate(pieces(x, 1000)):
-        check_finite(np.asarray(piece), "x", 1000 * number, missing=autoencoder.missing is not None)
+        check_finite(
+            np.asarray(piece), "x", 1000 * number, missing=autoencoder.fill_value is not None
+        )
         clean = ops.convert_to_tensor(piece, keras.config.floatx())
         corrupted, selected = autoencoder.corrupt(clean, noise)
         z = autoencoder.rebuild(corrupted, logits=logits)
@@ -301,7 +303,7 @@ def input_weights(stack, layer):
     Returns:
         Array of shape `(features, units)`.
     """
-    kernels = [a.kernel for a in stack.autoencoders[: check_count(layer, "layer")]]
+    kernels = [a.filters() for a in stack.autoencoders[: check_count(layer, "layer")]]
     weights = ops.convert_to_numpy(kernels[0])
     for kernel in kernels[1:]:
         weights = weights @ ops.convert_to_numpy(kernel)

@@ -18,31 +18,35 @@ os.environ["PYTHONPATH"] = os.pathsep.join([TESTED, *filter(None, [os.environ.ge
 # What these test is the same on every backend: files, arrays, tables, pages, pictures, options.
 # It runs once: on TensorFlow, and what is slow on PyTorch, which runs all that is slow.
 ONCE = {
-    "hostile",
     "test_architecture.py",
-    "test_benchmark.py",
-    "test_command_line.py",
     "test_datasets.py",
     "test_demo.py",
-    "test_docs.py",
-    "test_endurance.py",
-    "test_larger_than_memory.py",
     "test_larochelle2007.py",
-    "test_larochelle2007_experiment.py",
     "test_noise_types.py",
     "test_plotting.py",
     "test_reading.py",
     "test_readme.py",
     "test_report.py",
     "test_runs.py",
-    "test_seeding.py",
     "test_selection.py",
-    "test_semisupervised.py",
     "test_sources.py",
-    "test_sweep_workers.py",
     "test_tables.py",
-    "test_tables_experiment.py",
     "test_tutorial_params.py",
+}
+# So it is here; but these train many small models, which take ten times as long on TensorFlow:
+# PyTorch need not compile.
+ONCE_ON_PYTORCH = {
+    "hostile",
+    "test_benchmark.py",
+    "test_command_line.py",
+    "test_docs.py",
+    "test_endurance.py",
+    "test_larger_than_memory.py",
+    "test_larochelle2007_experiment.py",
+    "test_seeding.py",
+    "test_semisupervised.py",
+    "test_sweep_workers.py",
+    "test_tables_experiment.py",
 }
 # Whole programs around the trainings that other tests compare by backend. Each fit is of another
 # model, which JAX would compile.
@@ -71,9 +75,10 @@ def place(path):
 
 
 def pytest_ignore_collect(collection_path):
-    if collection_path != TESTS and place(collection_path) in ONCE | NOT_ON_JAX:
-        return True if backend() == "jax" else None
-    return None
+    if collection_path == TESTS or backend() == "torch":
+        return None
+    elsewhere = ONCE_ON_PYTORCH | (ONCE | NOT_ON_JAX if backend() == "jax" else set())
+    return True if place(collection_path) in elsewhere else None
 
 
 def pytest_collection_modifyitems(config, items):

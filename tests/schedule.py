@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 import sda
-from sda.training import evaluate
+from sda.training import pace
 
 EPOCHS = 5
 STEPS = 3
@@ -46,7 +46,7 @@ class Pace(keras.callbacks.Callback):
 def run(folder, pause=0.0):
     """Pretrain and fine-tune with checkpoints in `folder`; write what came out to `result.json`."""
     folder = pathlib.Path(folder)
-    evaluate.DISPATCH_FLOPS = 0  # one step a dispatch
+    pace.DISPATCH_FLOPS = 0  # one step a dispatch
     x, y = data()
     stack = sda.StackedDenoisingAutoencoder([8, 7, 6], corruption=[0.1, 0.2, 0.3], seed=1)
 

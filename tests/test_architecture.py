@@ -25,6 +25,8 @@ DRIVERS = {
     "training.tensorflow",
     "training.torch",
     "training.torch_chain",
+    "training.torch_noise",
+    "training.torch_updates",
 }
 
 # The rooms, from the ground up: a room may know those on the floors below it, and no others.
@@ -194,11 +196,21 @@ def test_only_the_drivers_import_a_backend():
         for name, path in MODULES.items()
         if BACKENDS & {module.split(".")[0] for module in imported(path)}
     }
-    # Which devices, processes and replicas there are, their backend alone knows, as it alone has
-    # the state of its random generators, which checkpoints keep.
-    rest = {"checkpoints.state", *(n for n in MODULES if room(n) == "distribution")}
-    assert importers <= DRIVERS | rest
-    assert {f"training.{backend}" for backend in BACKENDS} <= importers
+    # Which devices, processes, replicas and generators there are, their backend alone knows.
+    assert importers == DRIVERS | {name for name in MODULES if name.startswith("distribution.")}
+
+
+def test_a_dA_answers_for_its_kernel():
+    """What an encoder is inside, its own room knows, and the steps that are written out."""
+    asking = {
+        name
+        for name, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and re.search(r"\bencoder\.(_?kernel|bias|units|count_params)$", ast.unparse(node))
+    }
+    asking -= {name for name in asking if room(name) == "layers"}
+    assert asking <= {"training.torch_chain"}
 
 
 def test_there_is_no_module_for_odds_and_ends():
@@ -296,3 +308,20 @@ def test_every_registered_name_is_that_of_its_class():
     }
     assert set(registered) >= set(REGISTERED)
     assert all(name == f"sda>{cls.__name__}" for name, cls in registered.items())
+
+
+# The page about it
+
+
+def test_the_page_has_a_line_for_every_room():
+    page = (ROOT.parent / "docs" / "architecture.md").read_text()
+    table = page.partition("## The rooms")[2].partition("\n## ")[0]
+    named = {name for line in table.splitlines() for name in re.findall(r"`(\w+)`", line[:60])}
+    assert set(FLOOR) <= named
+
+
+def test_the_page_names_files_that_are_there():
+    page = (ROOT.parent / "docs" / "architecture.md").read_text()
+    paths = re.findall(r"`((?:sda|sda_cli|tests)/[\w/.]*)`", page)
+    assert len(paths) > 10
+    assert not [path for path in paths if not (ROOT.parent / path).exists()]

@@ -89,7 +89,7 @@ class Doubled(layers.Dense):
 
 MORE_THAN_A_CHAIN = {
     "untied": lambda: denoising(tied=False),
-    "missing values": lambda: denoising(missing=0.0),
+    "missing values": lambda: denoising(fill_value=0.0),
     "missing targets": lambda: denoising(loss=sda.losses.CrossEntropy(missing_values=True)),
     "loss of Keras": lambda: denoising(loss=keras.losses.MeanSquaredError()),
     "unknown activation": lambda: denoising(activation="gelu"),

@@ -24,7 +24,7 @@ from sda.checkpoints import codec, identity
 from sda.checkpoints import folder as folders
 from sda.checkpoints import state as states
 from sda.checkpoints.folder import Checkpoints
-from sda.training import evaluate
+from sda.training import pace
 
 BACKEND = keras.backend.backend()
 
@@ -426,7 +426,7 @@ def assert_same(some, others):
 
 @pytest.fixture
 def one_step_a_dispatch(monkeypatch):
-    monkeypatch.setattr(evaluate, "DISPATCH_FLOPS", 0)
+    monkeypatch.setattr(pace, "DISPATCH_FLOPS", 0)
 
 
 class Copies(keras.callbacks.Callback):
@@ -543,6 +543,7 @@ def test_a_schedule_without_seeds_goes_on_from_every_moment(tmp_path, one_step_a
         assert [h.history for h in again] == [h.history for h in histories]
 
 
+@pytest.mark.slow
 def test_a_finished_run_returns_at_once(tmp_path):
     begun = []
 
@@ -567,6 +568,7 @@ def test_a_finished_run_returns_at_once(tmp_path):
     assert_same(everything(other_model), everything(model))
 
 
+@pytest.mark.slow
 def test_a_second_model_of_a_process_is_no_other_for_its_names(tmp_path):
     finetune(classifier(name="first"), tmp_path)
     finetune(classifier(name="second"), tmp_path)
@@ -627,6 +629,7 @@ def finished(tmp_path_factory):
     return folder, callbacks
 
 
+@pytest.mark.slow
 def test_other_data_or_settings_of_pretraining_are_named(tmp_path):
     pretrain(stacked(1), tmp_path, epochs=1)
     before = files(tmp_path)
@@ -680,6 +683,7 @@ def test_a_full_disk_stops_a_run_and_space_lets_it_go_on(tmp_path, monkeypatch):
 # Callbacks
 
 
+@pytest.mark.slow
 def test_a_callback_may_say_what_its_state_is(tmp_path):
     class Counts(keras.callbacks.Callback):
         stop_at = None
@@ -709,6 +713,7 @@ def test_a_callback_may_say_what_its_state_is(tmp_path):
     assert counts.seen == {"first"}
 
 
+@pytest.mark.slow
 def test_state_that_cannot_be_saved_is_told(tmp_path):
     class Keeps(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
@@ -747,7 +752,13 @@ def presses_nothing(epoch, batch):
     return callback
 
 
-@pytest.mark.parametrize(("batch", "done"), [(0, "1 epochs and 1 steps"), (2, "1 epochs and 3")])
+@pytest.mark.parametrize(
+    ("batch", "done"),
+    [
+        (0, "1 epochs and 1 steps"),
+        pytest.param(2, "1 epochs and 3", marks=pytest.mark.slow),
+    ],
+)
 def test_ctrl_c_saves_after_the_dispatch_and_says_how_to_go_on(tmp_path, batch, done):
     expected = classifier()
     history = finetune(expected, seed=1)
@@ -761,6 +772,7 @@ def test_ctrl_c_saves_after_the_dispatch_and_says_how_to_go_on(tmp_path, batch, 
     assert again.history == history.history
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_a_schedule(tmp_path, one_step_a_dispatch):
     expected = stacked(1)
     pretrain(expected, seed=1)
@@ -824,6 +836,7 @@ def test_a_run_that_diverges_keeps_its_last_good_weights(steps, what):
         assert advice in str(e.value)
 
 
+@pytest.mark.slow
 def test_a_layer_that_diverges_leaves_the_others_as_they_are(tmp_path):
     watch = []
 

@@ -93,6 +93,7 @@ def test_a_constant_schedule_changes_nothing():
         np.testing.assert_array_equal(some, others)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_off_has_the_level_of_its_epoch(tmp_path):
     class Stop(keras.callbacks.Callback):
         stops = True
@@ -128,6 +129,7 @@ def test_a_run_that_was_cut_off_has_the_level_of_its_epoch(tmp_path):
         )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_with_the_same_stack_validates_as_it_began(tmp_path):
     class Stop(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):

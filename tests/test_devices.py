@@ -75,7 +75,7 @@ def test_a_record_names_the_gpu(gpu):
 
 
 def test_a_dispatch_on_a_gpu_is_longer(monkeypatch):
-    monkeypatch.setattr("sda.training.evaluate.accelerators", lambda: ["Card 1"])
+    monkeypatch.setattr("sda.training.pace.accelerators", lambda: ["Card 1"])
     # 160 · 6e10 FLOPs, at 6 · weights a row, and of 500 rows at least.
     assert steps_per_dispatch(19_000_000) == 168
 

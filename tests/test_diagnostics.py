@@ -128,7 +128,7 @@ def test_missing_values_count_nowhere():
     known = ~np.isnan(x)
     noise = sda.SwapNoise(0.5)
     stack = sda.StackedDenoisingAutoencoder(
-        [4, 3], [noise, 0.1], decoder_activation=["linear", None], missing=0.5, seed=1
+        [4, 3], [noise, 0.1], decoder_activation=["linear", None], fill_value=0.5, seed=1
     )
     stack.build((None, 6))
     dA = stack.autoencoders[0]
@@ -173,7 +173,7 @@ def test_what_is_not_finite_is_refused(stack, rows):
     }.items():
         with pytest.raises(ValueError, match=said.format(name.strip())):
             function()
-    dA = sda.DenoisingAutoencoder(3, missing=0.0)
+    dA = sda.DenoisingAutoencoder(3, fill_value=0.0)
     dA.build((None, 12))
     with pytest.raises(ValueError, match=r"^Expected `loss` to be a loss of sda\.losses"):
         diagnostics.reconstruction(dA, codes, keras.losses.get("mse"))

@@ -106,7 +106,6 @@ def public_names():
         yield from (f"{item.__name__}.{n}" for n in names if callable(getattr(item, n)))
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the site has no backend")
 def test_every_public_name_is_in_the_reference(tmp_path):
     pytest.importorskip("mkdocs")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path]

@@ -96,6 +96,7 @@ def test_the_transformer_is_a_pretrained_stack():
         np.testing.assert_allclose(rebuilt, stack.reconstruct(x, depth), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_classifier_learns_from_rows_without_labels_as_by_hand():
     y = np.array(["no", "yes", "maybe"], object)[labels]
     y[10:] = -1
@@ -124,6 +125,7 @@ def test_the_classifier_learns_from_rows_without_labels_as_by_hand():
 # A real task
 
 
+@pytest.mark.slow
 def test_on_digits_it_is_about_as_good_as_a_multilayer_perceptron():
     digits, y = load_digits(return_X_y=True)
     train, test, y_train, y_test = train_test_split(
@@ -161,6 +163,7 @@ def copied_and_trained_on(name, copy_of):
     return copied
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["transformer", "classifier"])
 def test_a_file_goes_on_where_the_original_was(name, tmp_path):
     def through_a_file(estimator):

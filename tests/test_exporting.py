@@ -10,7 +10,7 @@ from keras import ops
 from keras.layers import Activation, Dense, Flatten
 
 import sda
-from sda.saving import export as exporting
+from sda.saving.export import NEEDS
 
 BACKEND = keras.backend.backend()
 RNG = np.random.default_rng(0)
@@ -30,9 +30,9 @@ STRUCTURE = {
 
 def needs(kind):
     """Skip where the backend, or a package that is missing, cannot write the format."""
-    if (kind, BACKEND) not in exporting.NEEDS:
+    if (kind, BACKEND) not in NEEDS:
         pytest.skip(f"{BACKEND} writes no {kind}")
-    for package in exporting.NEEDS[kind, BACKEND]:
+    for package in NEEDS[kind, BACKEND]:
         pytest.importorskip(package)
     return pytest.importorskip("onnxruntime" if kind == "onnx" else "tensorflow")
 
@@ -86,7 +86,7 @@ def around_a_model():
 
 MODELS = {
     "stack": trained,
-    "first layer": lambda: trained().encoder(0),
+    "first layer": lambda: trained().encoder_model(0),
     "classifier": classifier,
     "noisy": noisy,
     "around a model": around_a_model,
@@ -193,7 +193,7 @@ def test_a_file_is_written_over_and_kept_where_that_fails(tmp_path, monkeypatch)
 @pytest.mark.parametrize("layer", [0, 1, -1, -2])
 def test_the_encoder_of_a_layer_is_made_of_the_layers_of_the_stack(layer):
     stack = trained()
-    model = stack.encoder(layer)
+    model = stack.encoder_model(layer)
     np.testing.assert_allclose(in_keras(model, X), stack.encode(X, layer), rtol=1e-5)
     depth = layer % 2 + 1
     assert [la is a.encoder for la, a in zip(model.layers, stack.autoencoders, strict=False)] == [
@@ -204,7 +204,7 @@ def test_the_encoder_of_a_layer_is_made_of_the_layers_of_the_stack(layer):
 
 def test_a_copy_of_the_encoder_has_weights_of_its_own():
     stack = trained()
-    model = stack.encoder(copy=True)
+    model = stack.encoder_model(copy=True)
     expected = stack.encode(X)
     np.testing.assert_allclose(in_keras(model, X), expected, rtol=1e-5)
     model.set_weights([0 * w for w in model.get_weights()])
@@ -213,9 +213,9 @@ def test_a_copy_of_the_encoder_has_weights_of_its_own():
 
 def test_the_encoder_of_a_layer_that_is_not_there():
     with pytest.raises(ValueError, match=r"Expected `layer` to be an integer from -2 to 1"):
-        trained().encoder(2)
+        trained().encoder_model(2)
     with pytest.raises(ValueError, match="Expected a stack that knows the shape of its input"):
-        sda.StackedDenoisingAutoencoder([3]).encoder()
+        sda.StackedDenoisingAutoencoder([3]).encoder_model()
 
 
 # Errors
@@ -273,7 +273,7 @@ def test_several_outputs_and_half_precision_are_refused(tmp_path, monkeypatch):
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    package = exporting.NEEDS["onnx", BACKEND][-1]
+    package = NEEDS["onnx", BACKEND][-1]
     with pytest.raises(ImportError, match=f"`{package if BACKEND == 'torch' else 'onnx'}`.*pip"):
         sda.export(trained(), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())

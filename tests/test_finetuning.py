@@ -342,7 +342,7 @@ def test_noises_of_two_models_differ():
 
 def test_masks_of_a_model_do_not_depend_on_models_of_other_kinds_or_names():
     plain, busy = built(), built()
-    busy.encoder()
+    busy.encoder_model()
     busy.regressor(2, dropout=0.5)
     busy.classifier(3, dropout=0.5, name="another")
     with pytest.raises(ValueError, match="`dropout`"):
@@ -355,7 +355,7 @@ def test_masks_of_a_model_do_not_depend_on_models_of_other_kinds_or_names():
     "make",
     [
         lambda stack: stack.classifier(3, copy=True),
-        lambda stack: stack.encoder(copy=True),
+        lambda stack: stack.encoder_model(copy=True),
         lambda stack: stack.unrolled(copy=True),
     ],
 )

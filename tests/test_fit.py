@@ -297,7 +297,7 @@ def test_a_run_is_a_function_of_its_seed(x, y):
 
 
 def test_examples_come_in_a_new_order_each_epoch():
-    orders = [sda.rows.orders.permutation(1, epoch, 50) for epoch in (0, 1, 0)]
+    orders = [sda.rows.orders.Permutation(1).indices(epoch, 50) for epoch in (0, 1, 0)]
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert np.any(orders[0] != orders[1])
     np.testing.assert_array_equal(orders[0], orders[2])
@@ -427,6 +427,7 @@ def test_layers_frozen_after_compile_have_to_be_compiled_again(x, y):
     assert np.any(weights(model)[2] != before[2])
 
 
+@pytest.mark.slow
 def test_a_backup_is_restored_where_it_was_made(x, y, tmp_path):
     class Cut(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):

@@ -22,7 +22,7 @@ import pytest
 from keras import ops
 
 import sda
-from sda.checkpoints import code, identity
+from sda.checkpoints import code, identity, installed
 
 BACKEND = keras.backend.backend()
 
@@ -209,14 +209,14 @@ def test_modules_go_by_name_and_installed_things_by_name_and_version(monkeypatch
     ):
         assert told(thing) == json.dumps(name)
     # Of what a run does not compare by itself the version counts.
-    version = code.importlib.metadata.version("pytest")
+    version = installed.importlib.metadata.version("pytest")
     assert told(pytest.approx).endswith(f'approx of pytest {version}"')
     before = told(of("def f(x): return g(x)", g=pytest.approx))
-    code._version.cache_clear()
+    installed._version.cache_clear()
     with monkeypatch.context() as patch:
-        patch.setattr(code.importlib.metadata, "version", lambda name: "0.1")
+        patch.setattr(installed.importlib.metadata, "version", lambda name: "0.1")
         assert told(of("def f(x): return g(x)", g=pytest.approx)) != before
-    code._version.cache_clear()
+    installed._version.cache_clear()
 
 
 def test_functions_of_the_backend_are_known():

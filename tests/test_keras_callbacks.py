@@ -243,6 +243,7 @@ class CutOff(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_schedule_that_is_cut_off_goes_on_with_all_of_them(tmp_path):
     def run(name, armed=False):
         folder = tmp_path / name

@@ -15,8 +15,10 @@ import pytest
 import sda
 from sda import streams
 from sda.checkpoints import state as states
-from sda.rows import codes, orders
-from sda.training import feed, loop
+from sda.rows import base, codes, orders
+from sda.rows import scratch as scratches
+from sda.rows.scratch import Scratch
+from sda.training import feed
 
 WIDTH = 12
 
@@ -136,7 +138,7 @@ def split(source, folder, some):
 def pretrain(source, folder, shuffle=True, units=(6,), validation=True, **settings):
     x = data()[0]
     stack = sda.StackedDenoisingAutoencoder(list(units), corruption=0.3, seed=1)
-    settings = {"epochs": 2, "batch_size": 5, "codes": "disk", "seed": 1, **settings}
+    settings = {"epochs": 2, "batch_size": 5, "codes_storage": "disk", "seed": 1, **settings}
     pretrainer = sda.GreedyPretrainer(stack, keras.optimizers.SGD(0.1), **settings)
     examples = split(source, folder / "x", [x])
     scored = split(source, folder / "v", [x]) if validation else None
@@ -258,13 +260,13 @@ def test_so_do_rows_that_are_shuffled_in_blocks(resident, pieces, tmp_path, trai
 
 def test_small_chunks_are_not_unpacked_for_blocks(tmp_path, monkeypatch):
     copies = []
-    keep = loop.Scratch.keep
+    keep = Scratch.keep
 
     def noted(self, batches, name):
         copies.append(name)
         return keep(self, batches, name)
 
-    monkeypatch.setattr(loop.Scratch, "keep", noted)
+    monkeypatch.setattr(Scratch, "keep", noted)
     finetune(small_chunks, tmp_path / "blocks", shuffle="blocks")
     assert not copies
     finetune(small_chunks, tmp_path / "all")
@@ -279,12 +281,14 @@ def test_small_chunks_are_not_unpacked_for_blocks(tmp_path, monkeypatch):
 def test_rows_in_blocks_are_those_of_the_order(tmp_path):
     """Trained in the order of the blocks, or on rows that lie in that order: the same."""
     stack = sda.StackedDenoisingAutoencoder([6], corruption=0.3, seed=1)
-    x, order = data()[0], orders.blocks(streams.stream(1, "order", 0), 0, 60)
+    x = data()[0]
+    order = orders.Blocks(streams.stream(1, "order", 0)).indices(0, 60)
     pretrainer = sda.GreedyPretrainer(stack, keras.optimizers.SGD(0.1), None, 1, 5, seed=1)
     pretrainer.fit(x[order], shuffle=False, verbose=0)
     assert_same(pretrain(h5, tmp_path, shuffle="blocks", epochs=1)[0], stack.get_weights())
 
 
+@pytest.mark.slow
 def test_so_do_codes_on_disk_above_the_input_on_disk(resident, tmp_path):
     units = (8, 5)
     for shuffle in (True, "blocks"):
@@ -309,6 +313,7 @@ def test_steps_a_dispatch_do_not_matter(resident, tmp_path):
 # Memory
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_some_pieces(tmp_path, monkeypatch):
     monkeypatch.setattr(feed, "RESIDENT_BYTES", 2**21)
     monkeypatch.setattr(feed, "PIECES", 4)
@@ -335,17 +340,14 @@ def test_memory_is_that_of_some_pieces(tmp_path, monkeypatch):
 # Nothing is left behind
 
 
-class Rows:
+class Rows(base.Rows):
     """Rows of an array that fail at one of the reads."""
 
     resident = False
 
     def __init__(self, array, fails_at=None):
+        super().__init__(array.shape, array.dtype)
         self.array, self.left = array, fails_at
-        self.shape, self.dtype = array.shape, array.dtype
-
-    def __len__(self):
-        return len(self.array)
 
     def __getitem__(self, rows):
         if threading.current_thread().name.startswith("sda-reader") and self.left is not None:
@@ -493,14 +495,13 @@ def endless(some):
 
 
 def test_a_dataset_of_unknown_length_that_never_ends_is_refused(tmp_path, monkeypatch):
-    from sda.rows import scratch
 
     class Disk:
         def __init__(self, path):
             used = sum(f.stat().st_size for f in pathlib.Path(path).rglob("*") if f.is_file())
             self.free = 50_000 - used
 
-    monkeypatch.setattr(scratch.shutil, "disk_usage", Disk)
+    monkeypatch.setattr(scratches.shutil, "disk_usage", Disk)
     stack = sda.StackedDenoisingAutoencoder([5], seed=1)
     with pytest.raises(ValueError, match=r"`x` to end, and to fit 90% of the free disk space"):
         sda.GreedyPretrainer(stack).fit(endless(data()[0]), verbose=0)

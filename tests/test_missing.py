@@ -35,10 +35,11 @@ def x():
     return x
 
 
-def new_stack(units=UNITS, corruption=0.0, decoder="linear", missing=0.25, **settings):
+def new_stack(units=UNITS, corruption=0.0, decoder="linear", fill_value=0.25, **settings):
     decoder = [decoder] + [None] * (len(units) - 1) if isinstance(units, list) else decoder
     stack = sda.StackedDenoisingAutoencoder(
-        units, corruption, activation="tanh", decoder_activation=decoder, seed=1, missing=missing,
+        units, corruption, activation="tanh", decoder_activation=decoder, seed=1,
+        fill_value=fill_value,
         **settings,
     )  # fmt: skip
     stack.build((None, VISIBLE))
@@ -130,7 +131,7 @@ noises = pytest.mark.parametrize("make", NOISES.values(), ids=NOISES)
 @fills
 @noises
 def test_noise_leaves_missing_values_alone(x, make, fill):
-    dA = new_stack(corruption=make(), missing=fill).autoencoders[0]
+    dA = new_stack(corruption=make(), fill_value=fill).autoencoders[0]
     missing, filled = np.isnan(x), np.where(np.isnan(x), np.array(fill, "float32"), x)
     alike = dA.corruption.copy(dA.corruption.seed)
     corrupted, selected = dA.corrupt(ops.convert_to_tensor(x))
@@ -145,7 +146,7 @@ def test_noise_leaves_missing_values_alone(x, make, fill):
 @noises
 def test_a_column_that_is_never_there_teaches_nothing(x, make):
     x[:, 1] = np.nan
-    stack = new_stack(corruption=make(), missing=0.0)
+    stack = new_stack(corruption=make(), fill_value=0.0)
     kernel, _, visible_bias = weights(stack.autoencoders[0])
     pretrain(stack, x, rate=0.1, epochs=3, batch_size=4)
     new_kernel, _, new_bias = weights(stack.autoencoders[0])
@@ -157,7 +158,7 @@ def test_a_column_that_is_never_there_teaches_nothing(x, make):
 
 def test_a_row_that_is_never_there_teaches_nothing(x):
     def kernel(x):
-        stack = new_stack(missing=0.5)
+        stack = new_stack(fill_value=0.5)
         # A sum over rows in place of their mean.
         pretrain(stack, x, rate=0.01 * len(x), batch_size=len(x), shuffle=False)
         return weights(stack.autoencoders[0])[0]
@@ -169,7 +170,7 @@ def test_a_row_that_is_never_there_teaches_nothing(x):
 
 def test_where_nothing_is_missing_nothing_changes():
     x = whole_table()
-    losses = [pretrain(new_stack(UNITS, 0.3, missing=m), x, 0.1, 2, 4)[0] for m in (0.5, None)]
+    losses = [pretrain(new_stack(UNITS, 0.3, fill_value=m), x, 0.1, 2, 4)[0] for m in (0.5, None)]
     np.testing.assert_allclose(losses[0]["loss"], losses[1]["loss"], rtol=1e-5)
 
 
@@ -186,7 +187,7 @@ def test_emphasis_counts_selected_and_observed_cells(x):
 
 
 def test_emphasised_pretraining_with_missing_values(x):
-    stack = new_stack(corruption=sda.SwapNoise(0.5, seed=4), missing=0.0)
+    stack = new_stack(corruption=sda.SwapNoise(0.5, seed=4), fill_value=0.0)
     dA = stack.autoencoders[0]
     noisy, selected = dA.corrupt(ops.convert_to_tensor(x), dA.corruption.copy(dA.corruption.seed))
     z = array(dA.decode(dA.encode(noisy)))
@@ -197,7 +198,7 @@ def test_emphasised_pretraining_with_missing_values(x):
 
 
 def test_the_scores_of_validation_count_what_is_observed(x):
-    stack = new_stack(corruption=0.5, missing=0.5)
+    stack = new_stack(corruption=0.5, fill_value=0.5)
     (history,) = pretrain(stack, x, rate=0.1, validation_data=x[:7])
     z = stack.reconstruct(x[:7])
     expected = np.nansum((x[:7] - z) ** 2) / 7
@@ -206,8 +207,8 @@ def test_the_scores_of_validation_count_what_is_observed(x):
 
 
 def test_only_the_first_layer_knows_of_missing_values(x):
-    stack = new_stack([4, UNITS], missing=0.5)
-    assert [dA.missing for dA in stack.autoencoders] == [0.5, None]
+    stack = new_stack([4, UNITS], fill_value=0.5)
+    assert [dA.fill_value for dA in stack.autoencoders] == [0.5, None]
     pretrainer = sda.GreedyPretrainer(stack)
     assert [loss.missing_values for loss in pretrainer.loss] == [True, False]
     histories = pretrain(stack, x, 0.1, epochs=2, batch_size=4)
@@ -230,7 +231,7 @@ HEADS = {
 @pytest.mark.parametrize("head", HEADS)
 def test_models_of_the_stack_see_the_fill(x, head):
     fill = 0.25 if head == "unrolled" else FILLS["a fill each"]
-    stack = new_stack([4, UNITS], missing=fill)
+    stack = new_stack([4, UNITS], fill_value=fill)
     filled = np.where(np.isnan(x), np.array(fill, "float32"), x)
     np.testing.assert_allclose(array(stack(x)), array(stack(filled)), rtol=1e-6)
     model = HEADS[head](stack)
@@ -266,7 +267,7 @@ def test_fine_tuning_with_missing_values(x):
 
 
 def test_the_unrolled_autoencoder_is_fine_tuned_on_what_is_observed(x):
-    stack = new_stack(missing=0.0)
+    stack = new_stack(fill_value=0.0)
     unrolled = stack.unrolled()
     expected = np.nansum((x - stack.reconstruct(x)) ** 2) / ROWS
     unrolled.compile(keras.optimizers.SGD(0.01), sda.losses.SquaredError(missing_values=True))
@@ -278,7 +279,7 @@ def test_the_unrolled_autoencoder_is_fine_tuned_on_what_is_observed(x):
 @pytest.mark.slow
 def test_a_classifier_fills_in_where_there_is_no_sda(x, tmp_path):
     # A fill for each feature takes one layer more than one for all.
-    classifier = new_stack(missing=FILLS["a fill each"]).classifier(3)
+    classifier = new_stack(fill_value=FILLS["a fill each"]).classifier(3)
     classifier.layers[-1].kernel.assign(np.ones((UNITS, 3)) * [0.0, 1.0, 2.0])
     classifier.save(tmp_path / "classifier.keras")
     np.save(tmp_path / "x.npy", x)
@@ -293,18 +294,18 @@ def test_a_classifier_fills_in_where_there_is_no_sda(x, tmp_path):
 
 def test_saved_and_loaded_with_every_check(x, tmp_path):
     fill = FILLS["a fill each"]
-    stack = new_stack([4, UNITS], decoder=sda.losses.ColumnActivation(COLUMNS), missing=fill)
+    stack = new_stack([4, UNITS], decoder=sda.losses.ColumnActivation(COLUMNS), fill_value=fill)
     for model in (stack, stack.classifier(3), stack.unrolled()):
         path = tmp_path / f"{model.name}.keras"
         model.save(path)
         np.testing.assert_array_equal(array(sda.load_model(path)(x)), array(model(x)))
     loaded = sda.load_model(tmp_path / f"{stack.name}.keras")
-    assert loaded.missing == fill
+    assert loaded.fill_value == fill
     np.testing.assert_array_equal(loaded.reconstruct(x), stack.reconstruct(x))
 
 
 def test_a_dA_of_ones_own_takes_missing_values(x):
-    dA = sda.DenoisingAutoencoder(UNITS, sda.MaskingNoise(1.0), "tanh", "linear", missing=0.5)
+    dA = sda.DenoisingAutoencoder(UNITS, sda.MaskingNoise(1.0), "tanh", "linear", fill_value=0.5)
     inputs = keras.Input((VISIBLE,))
     model = keras.Model(inputs, dA(inputs))
     filled = np.where(np.isnan(x), 0.5, x)
@@ -315,8 +316,8 @@ def test_a_dA_of_ones_own_takes_missing_values(x):
 
 
 def test_pytorch_takes_no_shortcut_that_knows_nothing_of_it():
-    def chain(missing):
-        stack = new_stack(missing=missing)
+    def chain(fill_value):
+        stack = new_stack(fill_value=fill_value)
         model = Denoising(stack.autoencoders[0], sda.losses.SquaredError())
         model.compile("sgd")
         classifier = stack.classifier(3)
@@ -394,7 +395,7 @@ def test_the_mean_of_the_errors_of_one_layer_is_its_clean_loss(x):
 
 
 def test_nan_is_an_error_unless_asked_for(x):
-    plain = new_stack(missing=None)
+    plain = new_stack(fill_value=None)
     classifier = plain.classifier(3)
     classifier.compile("sgd", "sparse_categorical_crossentropy")
     before = weights(plain.autoencoders[0])
@@ -406,7 +407,7 @@ def test_nan_is_an_error_unless_asked_for(x):
     ):
         with pytest.raises(ValueError, match=r"Expected `x` to hold finite values\. Received: nan"):
             function()
-    with pytest.raises(ValueError, match=r"Expected a stack that was made with `missing`.*None"):
+    with pytest.raises(ValueError, match=r"Expected a stack that was made with `fill_value`.*None"):
         plain.impute(x)
     for old, new in zip(before, weights(plain.autoencoders[0]), strict=True):
         np.testing.assert_array_equal(old, new)
@@ -456,14 +457,21 @@ def test_a_loss_that_cannot_leave_features_out_is_refused():
         new_stack().reconstruction_error(whole_table(), loss="mse")
 
 
-@pytest.mark.parametrize("missing", ["0", float("nan"), float("inf"), True, [0.0, None]])
-def test_bad_fills(missing):
-    with pytest.raises(ValueError, match=r"Expected `missing` to be a number, finite"):
-        sda.DenoisingAutoencoder(3, missing=missing)
+@pytest.mark.parametrize("fill_value", ["0", float("nan"), float("inf"), True, [0.0, None]])
+def test_bad_fills(fill_value):
+    with pytest.raises(ValueError, match=r"Expected `fill_value` to be a number, finite"):
+        sda.DenoisingAutoencoder(3, fill_value=fill_value)
 
 
 def test_a_fill_for_each_feature():
-    dA = sda.DenoisingAutoencoder(3, missing=np.zeros(4))
-    assert dA.get_config()["missing"] == [0.0] * 4
-    with pytest.raises(ValueError, match=r"Expected `missing` to be a number or a list of 5"):
+    dA = sda.DenoisingAutoencoder(3, fill_value=np.zeros(4))
+    assert dA.get_config()["fill_value"] == [0.0] * 4
+    with pytest.raises(ValueError, match=r"Expected `fill_value` to be a number or a list of 5"):
         dA.build((None, VISIBLE))
+
+
+def test_a_dA_of_a_version_that_said_it_otherwise_is_refused():
+    config = sda.DenoisingAutoencoder(3, fill_value=0.5).get_config()
+    config["missing"] = config.pop("fill_value")
+    with pytest.raises(ValueError, match=r"Expected a dA that sda 0\.2 or later saved"):
+        sda.DenoisingAutoencoder.from_config(config)

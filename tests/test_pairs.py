@@ -54,8 +54,8 @@ CASES = {
     "penalties": ({"contraction": 0.1, "sparsity": keras.regularizers.L1(0.01)}, None),
     "a loss of Keras": (REAL, keras.losses.MeanAbsoluteError()),
     "sum": (REAL, SQUARED(reduction="sum")),
-    "values missing": ({**REAL, "missing": 0.5}, None),
-    "values missing, emphasised": ({**REAL, "missing": 0.5}, SQUARED(1.0, 0.25)),
+    "values missing": ({**REAL, "fill_value": 0.5}, None),
+    "values missing, emphasised": ({**REAL, "fill_value": 0.5}, SQUARED(1.0, 0.25)),
 }
 
 
@@ -68,7 +68,7 @@ QUICK = ("tied", "values missing, emphasised")
 )
 def test_the_first_layer_learns_pairs_as_in_keras_and_the_next_the_codes_of_clean_rows(case):
     settings, loss = CASES[case]
-    noisy, clean = halves("missing" in settings)
+    noisy, clean = halves("fill_value" in settings)
     stack, histories = trained(noisy, loss, {"targets": clean}, **settings)
 
     other = stack_of(**settings)
@@ -91,7 +91,7 @@ def test_the_pairs_are_what_is_learned_in_float64():
     """A tied dA without noise of its own, by its equations: the loss of the clean half."""
     noisy, clean = (half.astype("float64") for half in halves(missing=True))
     rate, size = 0.1, USUAL["batch_size"]
-    settings = {**REAL, "missing": 0.5, "corruption": 0.0}
+    settings = {**REAL, "fill_value": 0.5, "corruption": 0.0}
     w, b, b2 = (np.array(v, "float64") for v in _parameters(stack_of(**settings).autoencoders[0]))
     for _ in range(USUAL["epochs"]):
         losses = []
@@ -191,7 +191,7 @@ def test_codes_may_live_anywhere(place, tmp_path, monkeypatch):
     noisy, clean = halves()
     fit = {"targets": clean, "validation_data": (noisy, clean)}
     expected = trained(noisy, fit=fit)[0]
-    stack = trained(noisy, fit=fit, pretrainer={"codes": place})[0]
+    stack = trained(noisy, fit=fit, pretrainer={"codes_storage": place})[0]
     check_close(weights(stack), weights(expected), 0)
     # Both halves go through what a model has below its first dA.
     plain, scaling = around_a_model(), around_a_model(keras.layers.Rescaling(0.5))

@@ -1,5 +1,7 @@
 """`sda.fit` against `Model.fit`, and `GreedyPretrainer` against `Model.fit` of its models."""
 
+import contextlib
+import importlib
 import os
 
 import keras
@@ -281,13 +283,15 @@ PRECISIONS = {
 @pytest.fixture
 def precision(request):
     """Set the dtype policy, and where it is float64 the type of all numbers; return how exact."""
-    if request.param == "float64" and keras.backend.backend() == "jax":
-        pytest.skip("JAX has float64 where it is told to")
     before = keras.config.floatx(), keras.config.dtype_policy()
-    if request.param == "float64":
-        keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy(request.param)
-    yield PRECISIONS[request.param]
+    with contextlib.ExitStack() as settings:
+        if request.param == "float64":
+            keras.config.set_floatx("float64")
+            if keras.backend.backend() == "jax":
+                # JAX has float64 where it is told to.
+                settings.enter_context(importlib.import_module("jax").enable_x64(True))
+        keras.config.set_dtype_policy(request.param)
+        yield PRECISIONS[request.param]
     keras.config.set_floatx(before[0])
     keras.config.set_dtype_policy(before[1])
 

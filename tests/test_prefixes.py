@@ -16,6 +16,10 @@ import sda
 from sda.checkpoints import identity
 from sda.checkpoints import layer_cache as cache
 from sda.files import locks
+from sda.pretraining.inputs import Inputs
+from sda.pretraining.part import Part
+from sda.pretraining.schedule import Schedule
+from sda.training.feeding import Feeding
 
 
 def data():
@@ -67,6 +71,7 @@ def test_runs_that_differ_in_the_third_layer_share_two_and_end_as_without_a_stor
         assert counts(store) == found
 
 
+@pytest.mark.slow
 def test_depth_does_not_matter_to_the_layers_below(store):
     pretrained(store, units=(8, 6), corruption=(0.1, 0.2))
     pretrained(store)
@@ -82,7 +87,7 @@ def test_depth_does_not_matter_to_the_layers_below(store):
         ({"optimizer": keras.optimizers.SGD(0.1, momentum=0.9)}, 0),
         ({"loss": [None, None, "squared_error"]}, 2),
         ({"seed": 4}, 0),
-        ({"codes": "recompute"}, 3),
+        ({"codes_storage": "recompute"}, 3),
         ({"x": data()[:40]}, 0),
         ({"x": data() * 0.5}, 0),
         ({"units": (8, 6, 4)}, 2),
@@ -107,11 +112,11 @@ def keys_of():
         made = stack or sda.StackedDenoisingAutoencoder(list(units), list(corruption), seed=1)
         made.build((None, 12))
         settings = {"optimizer": keras.optimizers.SGD(0.1), "epochs": 1, "seed": 3, **settings}
-        callbacks = settings.get("callbacks") or (lambda k: [])
         pretrainer = sda.GreedyPretrainer(made, cache=sda.LayerCache("unused"), **settings)
-        trainings = pretrainer._trainings(shuffle, [callbacks(k) for k in range(len(units))])
-        keys = pretrainer._keys(data() if x is None else x, None, trainings)
-        return [identity.address(key) for key in keys]
+        inputs = Inputs(pretrainer, (data() if x is None else x,), None)
+        feeding = Feeding(pretrainer.batch_size, shuffle)
+        schedule = Schedule(pretrainer, Part(made), inputs, feeding)
+        return [identity.address(key) for key in schedule.cache_keys()]
 
     return keys_of
 
@@ -167,6 +172,7 @@ def test_functions_are_known_by_their_code_and_what_it_captures(keys_of):
         assert keys_of(**{name: made(2)}) != keys_of(**{name: made(3)})
 
 
+@pytest.mark.slow
 def test_a_layer_trained_with_another_closure_or_silent_class_is_not_taken(store):
     class Noise(sda.Corruption):
         def __init__(self, by, **kwargs):
@@ -191,6 +197,7 @@ def test_a_layer_trained_with_another_closure_or_silent_class_is_not_taken(store
         assert counts(store) == found
 
 
+@pytest.mark.slow
 def test_what_cannot_be_told_apart_is_refused_in_a_loss_and_left_out_of_callbacks(store):
     lock = threading.Lock()
 
@@ -289,7 +296,7 @@ def test_a_full_disk_costs_the_layer_and_not_the_run(tmp_path, monkeypatch):
     def full(path, saved):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache.checkpoint, "write", full)
+    monkeypatch.setattr(cache.codec, "write", full)
     with pytest.warns(UserWarning, match="could not be kept.*No space left"):
         assert layer(sda.LayerCache(tmp_path), 1)[0] == "trained"
 
@@ -349,16 +356,17 @@ def test_who_is_killed_is_not_waited_for(store, other):
     assert counts(store) == (0, 1)
 
 
+@pytest.mark.slow
 def test_a_run_that_resumes_keeps_the_addresses_it_began_with(store, tmp_path, monkeypatch):
-    fit_layer = sda.GreedyPretrainer._fit_layer
+    train = Schedule.train
 
-    def stopped(self, k, *args):
+    def stopped(self, k):
         if k == 1:
             raise KeyboardInterrupt
-        return fit_layer(self, k, *args)
+        return train(self, k)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sda.GreedyPretrainer, "_fit_layer", stopped)
+        patch.setattr(Schedule, "train", stopped)
         with pytest.raises(KeyboardInterrupt):
             pretrained(store, checkpoint_dir=tmp_path / "run")
     for path in store.path.iterdir():

@@ -142,7 +142,7 @@ def test_a_layer_before_the_first_is_that_layer_on_all_rows(
             tied=tied,
             activation=activation,
             contraction=contraction,
-            missing=0.5 if missing else None,
+            fill_value=0.5 if missing else None,
         )
         for before in (made, None)
     ]
@@ -238,7 +238,7 @@ def test_means_of_sixteen_bits_do_not_come_near_a_normalization():
 
 def test_a_classifier_prepares_fills_disturbs_and_drops_in_this_order(pixels):
     before = [rescaling(pixels), normalization(pixels / 255)]
-    stack = make(before, missing=0.25)
+    stack = make(before, fill_value=0.25)
     pretrain(stack, pixels.astype("float32"))
     for copy in (False, True):
         model = stack.classifier(3, dropout=[0.2, 0, 0], noise=0.1, copy=copy)
@@ -249,7 +249,7 @@ def test_a_classifier_prepares_fills_disturbs_and_drops_in_this_order(pixels):
         ]  # fmt: skip
         assert (model.layers[1] is before[1]) is not copy
         holed = np.where(pixels > 200, np.nan, pixels).astype("float32")
-        encoder = stack.encoder(copy=copy)
+        encoder = stack.encoder_model(copy=copy)
         h = standard(holed.astype("float64") / 255, (pixels / 255).mean(0), (pixels / 255).var(0))
         h = np.where(np.isnan(h), 0.25, h)
         for dA in stack.autoencoders:
@@ -273,7 +273,7 @@ def test_a_copy_computes_the_function_of_a_lambda(pixels):
     stack = make(keras.layers.Lambda(lambda x: x / 255), units=(5,))
     stack.build((None, WIDTH))
     kernel, bias = stack.autoencoders[0].encoder.get_weights()
-    codes = stack.encoder(copy=True).predict(pixels, verbose=0)
+    codes = stack.encoder_model(copy=True).predict(pixels, verbose=0)
     np.testing.assert_allclose(codes, sigmoid(pixels / 255 @ kernel + bias), atol=1e-5)
 
 
@@ -283,7 +283,7 @@ def test_all_models_load_from_files(pixels, kind, tmp_path):
     pretrain(stack, pixels)
     models = {
         "classifier": stack.classifier(3),
-        "encoder": stack.encoder(0),
+        "encoder": stack.encoder_model(0),
         "unrolled": stack.unrolled(),
     }
     for name, model in models.items():
@@ -323,7 +323,7 @@ def test_a_stack_of_a_model_has_its_layers_before_the_first_dense(pixels):
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_comes_back_has_the_units_of_the_rows(pixels, kind):
     layers, function = KINDS[kind]
-    stack = make(layers(pixels), units=[5], missing=0.25)
+    stack = make(layers(pixels), units=[5], fill_value=0.25)
     holed = np.where(np.random.default_rng(1).random(pixels.shape) < 0.3, np.nan, pixels)
     holed = holed.astype("float32")
     stack.build((None, WIDTH))
@@ -396,7 +396,7 @@ def test_only_what_does_nothing_counts_as_undone(pixels, kind):
     layer = kind(pixels)
     x = pixels.astype("float32")
     x[3, 2] = np.nan
-    stack, plain = make(layer, missing=0.0), make(missing=0.0)
+    stack, plain = make(layer, fill_value=0.0), make(fill_value=0.0)
     with pytest.raises(ValueError, match="preprocessing has an inverse"):
         stack.impute(x)
     whole = np.nan_to_num(x)
@@ -405,12 +405,12 @@ def test_only_what_does_nothing_counts_as_undone(pixels, kind):
 
 
 def test_filling_in_needs_a_way_back(pixels):
-    stack = make(Listener(), missing=0.0)
+    stack = make(Listener(), fill_value=0.0)
     x = np.where(pixels > 200, np.nan, pixels).astype("float32")
     with pytest.raises(ValueError, match="preprocessing has an inverse"):
         stack.impute(x)
     # Without one, what is rebuilt stays in the units after it.
-    plain = make(missing=0.0)
+    plain = make(fill_value=0.0)
     np.testing.assert_allclose(stack.reconstruct(x), plain.reconstruct(x / 255), atol=1e-5)
 
 
@@ -519,12 +519,12 @@ def test_a_normalization_that_saw_nothing_is_refused(pixels):
 def test_a_normalization_that_saw_missing_values_is_refused(pixels):
     x = pixels.astype("float32")
     x[3, 2] = np.nan
-    stack = make(normalization(x), missing=0.0)
+    stack = make(normalization(x), fill_value=0.0)
     with pytest.raises(ValueError, match="finite means and variances"):
         pretrain(stack, x)
     # What the message says to do.
     known = keras.layers.Normalization(mean=np.nanmean(x, 0), variance=np.nanvar(x, 0))
-    stack, plain = make(known, missing=0.0), make(missing=0.0)
+    stack, plain = make(known, fill_value=0.0), make(fill_value=0.0)
     pretrain(stack, x)
     pretrain(plain, standard(x, np.nanmean(x, 0), np.nanvar(x, 0)).astype("float32"))
     check_same(stack, plain)

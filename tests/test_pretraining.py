@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import sda
-from sda.rows.orders import permutation
+from sda.rows.orders import Permutation
 from sda.streams import stream
 
 
@@ -133,7 +133,8 @@ def test_two_layers_learn_what_they_learn_in_numpy(x):
 
 
 def test_examples_come_in_the_order_of_seed_layer_and_epoch(x):
-    orders = [permutation(stream(3, "order", 0), epoch, 60) for epoch in range(2)]
+    order = Permutation(stream(3, "order", 0))
+    orders = [order.indices(epoch, 60) for epoch in range(2)]
     in_order, shuffled = stacked(corruption=0.0), stacked(corruption=0.0)
     pretrain(shuffled, x, seed=3)
     rows = np.concatenate([x[order] for order in orders])

@@ -141,12 +141,12 @@ MAKERS = {
     **settings_of(
         layer,
         "units corruption activation decoder_activation tied kernel_initializer code_layers "
-        "missing",
+        "fill_value",
     ),
     **settings_of(sda.DenoisingAutoencoder, "encoder"),
     **settings_of(
         stack_of,
-        "units corruption activation decoder_activation tied kernel_initializer seed missing",
+        "units corruption activation decoder_activation tied kernel_initializer seed fill_value",
     ),
     **settings_of(
         pretrainer,
@@ -173,7 +173,7 @@ def small(value):
 
 def filling():
     """A stack that takes missing values."""
-    new = new_stack(missing=0.5)
+    new = new_stack(fill_value=0.5)
     new.build((None, WIDTH))
     return new
 

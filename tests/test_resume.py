@@ -22,7 +22,7 @@ import pytest
 from keras import layers
 
 import sda
-from sda.checkpoints import code, codec
+from sda.checkpoints import bytecode, codec
 from sda.checkpoints import folder as folders
 from sda.checkpoints import state as states
 from sda.files import locks
@@ -259,6 +259,7 @@ CHANGED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", CHANGED)
 def test_settings_of_callbacks_that_changed_are_named(tmp_path, named):
     first, second = CHANGED[named]
@@ -268,6 +269,7 @@ def test_settings_of_callbacks_that_changed_are_named(tmp_path, named):
     assert f"callbacks[0].{named}" in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_same_function_made_again_is_the_same_setting(tmp_path):
     def callbacks():
         return [
@@ -281,10 +283,11 @@ def test_the_same_function_made_again_is_the_same_setting(tmp_path):
     finetune(classifier(), tmp_path, used)  # whose min_delta has turned its sign
 
 
+@pytest.mark.slow
 def test_code_that_another_python_compiled_is_not_compared(tmp_path, monkeypatch):
     callback = keras.callbacks.LearningRateScheduler(schedule(0.9))
     with monkeypatch.context() as patch:
-        patch.setattr(code.platform, "python_version_tuple", lambda: ("3", "0", "0"))
+        patch.setattr(bytecode.platform, "python_version_tuple", lambda: ("3", "0", "0"))
         finetune(classifier(), tmp_path, [callback], epochs=1)
     other = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate)
     with pytest.raises(ValueError, match=r"schedule\.closure"):
@@ -338,6 +341,7 @@ def test_fit_again_after_ctrl_c_goes_on_where_callbacks_had_changed_settings(tmp
         finetune(model, tmp_path, used, epochs=4)
 
 
+@pytest.mark.slow
 def test_a_schedule_goes_on_with_the_callbacks_that_it_was_cut_off_with(tmp_path, ctrl_c):
     def pretrainer(stack, folder, made):
         return sda.GreedyPretrainer(
@@ -435,6 +439,7 @@ CODE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", CODE)
 def test_other_code_is_another_run_and_the_same_in_another_line_is_not(tmp_path, role):
     source, (one, other) = CODE[role]
@@ -462,6 +467,7 @@ def test_other_code_is_another_run_and_the_same_in_another_line_is_not(tmp_path,
         run(source.format(other))
 
 
+@pytest.mark.slow
 def test_what_other_callbacks_hold_and_fill_is_left_out_with_one_warning(tmp_path):
     kept, seen, by_name = [], {}, [0]
 
@@ -575,6 +581,7 @@ def test_a_script_without_seeds_goes_on_in_another_process(tmp_path):
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_cell_that_is_run_twice_goes_on(tmp_path, fails):
     expected, stack = two_layers(1), two_layers(1)
@@ -777,6 +784,7 @@ class Pickled(Keeps):
         self.path, self.count = state["path"], int(2 * state["half"])
 
 
+@pytest.mark.slow
 def test_texts_that_change_are_not_taken_from_a_file_and_told_once(tmp_path):
     with pytest.warns(UserWarning, match="not saved in checkpoints") as told:
         finetune(classifier(), tmp_path / "a", [Names()])
@@ -789,6 +797,7 @@ def test_texts_that_change_are_not_taken_from_a_file_and_told_once(tmp_path):
     assert (again.path, again.count, hasattr(again, "paths")) == ("log", 2, False)
 
 
+@pytest.mark.slow
 def test_a_state_that_the_class_defines_is_used(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -801,6 +810,7 @@ def test_a_state_that_the_class_defines_is_used(tmp_path):
     assert (named.path, named.count) == ("log_1", 2)
 
 
+@pytest.mark.slow
 def test_attributes_of_an_optimizer_that_change_are_told(tmp_path):
     class Turns(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -810,6 +820,7 @@ def test_attributes_of_an_optimizer_that_change_are_told(tmp_path):
         finetune(classifier(), tmp_path, [Turns()])
 
 
+@pytest.mark.slow
 def test_what_cannot_be_saved_is_told(tmp_path):
     class Own:
         pass
@@ -822,6 +833,7 @@ def test_what_cannot_be_saved_is_told(tmp_path):
         finetune(classifier(), tmp_path, [Holds()])
 
 
+@pytest.mark.slow
 def test_a_logger_is_no_state(tmp_path):
     class Logs(keras.callbacks.Callback):
         def __init__(self):
@@ -873,6 +885,7 @@ def fifo(path, other):
     os.mkfifo(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", [copied_over, of_nan, foreign, folder, link_to_itself, fifo])
 def test_a_layer_of_the_store_that_is_not_what_was_asked_for_is_trained_again(tmp_path, spoil):
     store = sda.LayerCache(tmp_path)
@@ -888,6 +901,7 @@ def test_a_layer_of_the_store_that_is_not_what_was_asked_for_is_trained_again(tm
     assert (store.hits, store.misses) == (0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", [folder, link_to_itself, fifo])
 def test_a_layer_whose_lock_is_none_is_trained_all_the_same(tmp_path, spoil):
     expected = pretrained(sda.LayerCache(tmp_path))
@@ -901,6 +915,7 @@ def test_a_layer_whose_lock_is_none_is_trained_all_the_same(tmp_path, spoil):
     assert (store.hits, store.misses) == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_store_that_cannot_be_written_costs_the_layer_and_not_the_run(tmp_path):
     (tmp_path / "file").write_text("no folder")
     store = sda.LayerCache(tmp_path / "file")

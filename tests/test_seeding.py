@@ -6,18 +6,19 @@ import pytest
 import sda
 from sda import streams
 from sda.rows import orders
-from sda.rows.orders import BLOCK, WINDOW, blocks, epoch_order
+from sda.rows.orders import BLOCK, WINDOW, Blocks, InOrder, Permutation, order_of
 
 
 @pytest.mark.parametrize("rows", [1, BLOCK - 1, BLOCK * WINDOW, 3 * BLOCK * WINDOW + 1000])
 def test_every_row_comes_once(rows):
-    order = blocks(1, 0, rows)
+    order = Blocks(1).indices(0, rows)
     assert order.dtype == "int32"
     np.testing.assert_array_equal(np.sort(order), np.arange(rows))
 
 
 def test_an_order_is_a_function_of_seed_and_epoch():
-    orders = [blocks(*at, 20_000) for at in ((1, 0), (1, 1), (2, 0), (1, 0))]
+    at = ((1, 0), (1, 1), (2, 0), (1, 0))
+    orders = [Blocks(seed).indices(epoch, 20_000) for seed, epoch in at]
     np.testing.assert_array_equal(orders[0], orders[3])
     for other in orders[1:3]:
         assert np.mean(orders[0] == other) < 0.01
@@ -27,7 +28,7 @@ def test_an_order_is_a_function_of_seed_and_epoch():
 
 def test_a_window_is_made_of_whole_blocks():
     rows = 100 * BLOCK + 7
-    order, count = blocks(1, 0, rows), 0
+    order, count = Blocks(1).indices(0, rows), 0
     while len(order):
         # The last block of the rows is shorter, wherever it comes.
         window = order[: BLOCK * WINDOW]
@@ -43,7 +44,7 @@ def test_a_window_is_made_of_whole_blocks():
 
 def test_rows_and_blocks_are_mixed():
     rows = 40 * BLOCK * WINDOW
-    order = blocks(1, 0, rows)
+    order = Blocks(1).indices(0, rows)
     windows = order.reshape(40, -1)
     # A batch is drawn from most blocks of its window, and neighbours do not stay together.
     batches = order.reshape(-1, 128) // BLOCK
@@ -66,15 +67,29 @@ def test_every_row_may_come_at_every_place(monkeypatch):
     monkeypatch.setattr(orders, "WINDOW", 3)
     counts = np.zeros((20, 20))
     for seed in range(2000):
-        counts[np.arange(20), blocks(seed, 0, 20)] += 1
+        counts[np.arange(20), Blocks(seed).indices(0, 20)] += 1
     # 100 each, with a standard deviation of 9.7.
     assert np.abs(counts - 100).max() < 50
 
 
-def test_true_and_false_are_what_they_were():
-    np.testing.assert_array_equal(epoch_order(True, 3, 2, 9000), orders.permutation(3, 2, 9000))
-    np.testing.assert_array_equal(epoch_order(False, 3, 2, 90), np.arange(90))
-    np.testing.assert_array_equal(epoch_order("blocks", 3, 2, 9000), blocks(3, 2, 9000))
+@pytest.mark.parametrize(
+    ("shuffle", "kind"), [(True, Permutation), (False, InOrder), ("blocks", Blocks)]
+)
+def test_shuffle_is_the_name_of_an_order(shuffle, kind):
+    order = order_of(shuffle, 3)
+    assert type(order) is kind
+    assert order.get_config() == {"seed": 3}
+    assert order.length(90) == 90
+    np.testing.assert_array_equal(order.indices(2, 90), kind(3).indices(2, 90))
+
+
+def test_what_is_drawn_stays_what_it_was(monkeypatch):
+    """Runs of older versions go on in the same orders."""
+    monkeypatch.setattr(orders, "BLOCK", 2)
+    monkeypatch.setattr(orders, "WINDOW", 2)
+    assert InOrder().indices(5, 4).tolist() == [0, 1, 2, 3]
+    assert Permutation(3).indices(2, 10).tolist() == [2, 0, 7, 5, 6, 9, 1, 4, 8, 3]
+    assert Blocks(3).indices(2, 10).tolist() == [4, 2, 5, 3, 0, 8, 1, 9, 6, 7]
 
 
 def test_no_two_streams_of_one_seed_begin_with_the_same_integer():

@@ -87,14 +87,14 @@ def built_stack(activation="sigmoid"):
         ("classifier", [3]),
         ("multilabel_classifier", [3]),
         ("regressor", [3]),
-        ("encoder", []),
+        ("encoder_model", []),
         ("unrolled", []),
     ],
 )
 def test_two_models_of_one_stack_fit_into_one_model_under_names_of_their_own(x, method, arguments):
     make = getattr(built_stack(), method)
     first, second = make(*arguments), make(*arguments, name="second")
-    assert (first.name, second.name) == (method, "second")
+    assert (first.name, second.name) == (method.removesuffix("_model"), "second")
     inputs = keras.Input((12,))
     both = keras.Model(inputs, [first(inputs), second(inputs)])
     for output, model in zip(both.predict(x, verbose=0), (first, second), strict=True):
@@ -105,7 +105,7 @@ def doubled_tanh(a):
     return keras.ops.tanh(2 * a)
 
 
-@pytest.mark.parametrize("method", ["encoder", "unrolled"])
+@pytest.mark.parametrize("method", ["encoder_model", "unrolled"])
 def test_copies_keep_an_activation_that_is_registered_nowhere(x, method):
     stack = built_stack(doubled_tanh)
     own = getattr(stack, method)(copy=True)
@@ -324,7 +324,7 @@ def test_a_changed_kernel_of_an_own_encoder_outlives_a_file(x, tmp_path, changes
     stack.save(tmp_path / "stack.keras")
     loaded = keras.saving.load_model(tmp_path / "stack.keras")
     np.testing.assert_allclose(loaded.reconstruct(x), stack.reconstruct(x), atol=1e-6)
-    kernels = [keras.ops.convert_to_numpy(s.autoencoders[0].kernel) for s in (loaded, stack)]
+    kernels = [keras.ops.convert_to_numpy(s.autoencoders[0].filters()) for s in (loaded, stack)]
     np.testing.assert_allclose(*kernels, atol=1e-6)
 
 

@@ -106,12 +106,14 @@ def test_each_run_is_what_it_is_alone(swept):
         assert row["error"] == pytest.approx(min(errors(stack, row["seed"])), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_runs_share_the_layers_that_they_agree_on(swept):
     _, rows = swept
     assert [row["layers_trained"] for row in rows] == [3, 3, 1, 1]
     assert [row["layers_shared"] for row in rows] == [0, 0, 2, 2]
 
 
+@pytest.mark.slow
 def test_the_best_stack_and_its_classifier_are_saved(swept):
     path, rows = swept
     best = min(rows, key=lambda row: row["error"])
@@ -125,6 +127,7 @@ def test_the_best_stack_and_its_classifier_are_saved(swept):
     assert 100 * np.mean(predicted != y) == pytest.approx(best["error"])
 
 
+@pytest.mark.slow
 def test_the_table_is_written_and_drawn(swept):
     path, rows = swept
     with open(path / "results.csv", newline="") as file:

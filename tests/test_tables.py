@@ -204,7 +204,7 @@ def test_from_a_table_to_a_table_without_gaps():
         columns.activation(),
         tied=False,
         seed=1,
-        missing=0.0,
+        fill_value=0.0,
     )
     sda.GreedyPretrainer(stack, keras.optimizers.Adam(0.02), epochs=20, seed=1).fit(x, verbose=0)
     filled = columns.inverse_transform(stack.impute(x))

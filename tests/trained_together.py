@@ -16,6 +16,7 @@ import numpy as np
 
 import sda
 from sda.training.loop import Trainer
+from sda.training.run import Run
 
 ROWS = 105  # the last batch, of 5, cannot be halved
 EPOCHS = 3
@@ -79,10 +80,10 @@ def collectives():
     x, _ = data()
     stack = sda.StackedDenoisingAutoencoder([8], seed=1)
     stack.build((None, 12))
-    trainer = Trainer(sda.GreedyPretrainer(stack).layer_model(0), (x,), 10)
-    driver = trainer.driver
+    trainer = Trainer(Run(sda.GreedyPretrainer(stack).layer_model(0), (x,), 10))
+    driver, feed = trainer.driver, trainer.epochs.feed
     state = tuple([v.value for v in group] for group in driver._train_variables())
-    rows, _ = trainer.feed._sent(trainer.feed._read((np.arange(20).reshape(2, 10), 2)), 10)
+    rows, _ = feed._sent(feed._read((np.arange(20).reshape(2, 10), 2)), 10)
     program = driver._train.lower(state, rows, None, 2).compile().as_text()
     names = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
     return re.findall(rf"= (.*) ({names})(?:-start)?\(", program)

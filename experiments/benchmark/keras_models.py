@@ -6,7 +6,9 @@ import keras
 
 import sda
 from sda.models.denoising import Denoising
+from sda.rows.orders import order_of
 from sda.training.loop import Trainer
+from sda.training.run import Run
 
 
 def contestants(work):
@@ -32,11 +34,13 @@ class Sda:
             model.set_weights(weights)
             model.compile(keras.optimizers.SGD(work.rate), "sparse_categorical_crossentropy")
             data = (x, y)
-        self.trainer = Trainer(model, data, work.batch)
+        self.trainer = Trainer(Run(model, data, work.batch))
 
     def run(self, passes, shuffle=True):
         """Train for some passes over the data; return the mean loss over the last."""
-        history = self.trainer.fit(passes, 0, 0, None, None, shuffle, 1)
+        self.trainer.run.epochs = passes
+        self.trainer.epochs.order = order_of(shuffle, 1)
+        history = self.trainer.fit()
         return history.history["loss"][-1]
 
 

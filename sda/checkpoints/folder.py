@@ -35,15 +35,18 @@ class Checkpoints:
         path: Path of the folder; made if it does not exist.
         settings: Nested dictionary of plain values: what must be equal for a run to go on.
         every: Seconds after which a checkpoint is due within an epoch.
+        begun: The `sda.checkpoints.starts.Begun` by which the settings were made, or None. It is
+            told when the run ends.
 
     Raises:
         ValueError: If another run uses the folder or left its checkpoints there, or if none of
             them is whole.
     """
 
-    def __init__(self, path, settings, every):
+    def __init__(self, path, settings, every, begun=None):
         self.path = pathlib.Path(path)
         self.every = every
+        self.begun = begun
         self.settings = settings
         self.versions = versions()
         self.context = {}
@@ -97,6 +100,8 @@ class Checkpoints:
 
     def __exit__(self, *error):
         self._open.close()
+        if self.begun is not None:
+            self.begun.leave()
 
     def _keep(self):
         """Take the folder anew if it was emptied; raise `ValueError` if another run has it."""

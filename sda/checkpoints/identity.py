@@ -9,39 +9,28 @@ import hashlib
 import importlib.metadata
 import inspect
 import json
-import os
+import re
 import warnings
 
 import keras
-import numpy as np
 from keras import ops, tree
 
-from sda.checkpoints.code import (
-    Reader,
-    anonymous,
-    config_of,
-    digest,
-    get_config,
-    is_installed,
-    items_of,
-    python_version,
-)
-from sda.distribution import processes
+from sda.checkpoints.arrays import values_of
+from sda.checkpoints.bytecode import python_version
+from sda.checkpoints.code import Reader
+from sda.checkpoints.configs import anonymous, config_of, get_config, items_of
+from sda.checkpoints.keras_objects import arguments, unsaid
 from sda.files.cells import printable
-from sda.rows.reading import pieces
-
-# Entries of a variable that are kept beside its digest, and how near they have to be.
-ENTRIES = 16
-NEAR = 1e-3
+from sda.rows.reading import as_rows
 
 
 def data_settings(data):
     """Return what tells one set of data from another: for each source its type, shape and digest.
 
     Args:
-        data: Nested structure of row sources, or None.
+        data: Nested structure of rows, or None.
     """
-    return [_fingerprint(rows) for rows in tree.flatten(data) if rows is not None]
+    return [as_rows(rows).digest() for rows in tree.flatten(data) if rows is not None]
 
 
 def model_settings(model, left_out=None):
@@ -64,7 +53,7 @@ def model_settings(model, left_out=None):
         "floatx": keras.config.floatx(),
         "config": anonymous(config_of(config, reader)),
     }
-    code = reader.unsaid(model)
+    code = unsaid(reader, model)
     return {**found, "code": code} if code else found
 
 
@@ -78,7 +67,7 @@ def object_settings(thing, name, left_out=None):
     if not hasattr(thing, "get_config"):
         return {"value": reader.read(thing)}
     found = anonymous(config_of(thing, reader))
-    code = reader.unsaid(thing)
+    code = unsaid(reader, thing)
     return {**found, "code": code} if code else found
 
 
@@ -100,7 +89,7 @@ def compile_settings(model, left_out=None):
         config = config_of(value, reader)
         # The names of metrics are those of the logs, and stay.
         found[name] = anonymous(config) if name in ("optimizer", "loss") else config
-        code = reader.unsaid(value)
+        code = unsaid(reader, value)
         if code:
             found[f"{name} code"] = code
     return found
@@ -119,7 +108,7 @@ def callback_settings(callbacks, left_out=None):
     return [
         {
             "class": type(callback).__name__,
-            **_callback_reader(callback, left_out).arguments(callback),
+            **arguments(_callback_reader(callback, left_out), callback),
         }
         for callback in stateful(callbacks)
     ]
@@ -136,7 +125,7 @@ def store_settings(callback, left_out=None):
     Raises:
         ValueError: If it is a schedule that cannot be told from others.
     """
-    found = _callback_reader(callback, left_out).arguments(callback, everything=True)
+    found = arguments(_callback_reader(callback, left_out), callback, everything=True)
     return {"class": f"{type(callback).__module__}.{type(callback).__qualname__}", **found}
 
 
@@ -158,57 +147,34 @@ def warn_of(left_out, where):
         )
 
 
-class Begun:
-    """What a training changes, as it was when the run in a folder began, and as it was left.
+# Layers, each on the one below
 
-    A callback may change the learning rate, and its own attributes. Where the run goes on in the
-    process that it was cut off in, with the same objects as it left them, its settings are still
-    those that it began with; and so are weights that are still what it left.
+
+def ground(stack, rows, validation):
+    """Return the settings that every layer of a stack depends on: what is below the first."""
+    return {
+        "data": data_settings(rows),
+        "validation_data": data_settings(validation),
+        "preprocessing": [object_settings(la, "stack") for la in stack.preprocessing],
+        "preprocessing weights": weights_settings(stack.preprocessing),
+        # Of Python's the bytecode tells, where there is any.
+        "versions": {k: v for k, v in versions().items() if k != "python"},
+        "floatx": keras.config.floatx(),
+        # Its kind: "cuda:1" computes what "cuda:0" does.
+        "device": re.sub(r"\d+", "", str(ops.zeros(()).device)),
+    }
+
+
+def layer_settings(below, autoencoder, training):
+    """Return what the weights of a layer depend on.
 
     Args:
-        folder: Path of the run's folder.
-        before: The `Begun` of the training before this one, or None.
+        below: The settings of the layer below it, or of the ground.
+        autoencoder: The built `sda.DenoisingAutoencoder`, about to be trained.
+        training: Nested dictionary of plain values: what it is, and how it is trained.
     """
-
-    def __init__(self, folder, before=None):
-        self._folder = os.path.abspath(folder)
-        same = before is not None and before._folder == self._folder
-        self._left = before._left if same else []
-        self.weights = before.weights if same else []
-        self._read = []
-        self._variables = []
-
-    def read(self, thing, settings):
-        """Return what the function `settings` tells of `thing`, or told when the run began."""
-        now = settings()
-        for other, begun, left in self._left:
-            if other is thing and left == now:
-                now = begun
-        self._read.append((thing, now, settings))
-        return now
-
-    def callbacks(self, callbacks, left_out=None):
-        """Return the `callback_settings` of a list of callbacks, each as the run began."""
-        return [
-            settings
-            for one in callbacks
-            for settings in self.read(one, lambda one=one: callback_settings([one], left_out))
-        ]
-
-    def train(self, variables):
-        """Remember the variables that are about to be trained."""
-        self._variables = list(variables)
-
-    def leave(self):
-        """Keep how training leaves the things and the variables."""
-        self._left = []
-        for thing, begun, settings in self._read:
-            # What cannot be told from others any more is not what was left.
-            with contextlib.suppress(ValueError):
-                self._left.append((thing, begun, settings()))
-        if self._variables:
-            self.weights = [digest(value) for value in _values(self._variables)]
-        self._read, self._variables = [], []
+    start = values_digest(values_of(autoencoder.variables))
+    return {"below": address(below), "start": start, "training": training}
 
 
 # Comparing
@@ -258,14 +224,6 @@ def versions():
     return found
 
 
-def _fingerprint(rows):
-    found = hashlib.sha256()
-    for piece in pieces(rows):
-        found.update(memoryview(np.ascontiguousarray(piece)).cast("B"))
-    shape = tuple(int(n) for n in rows.shape)
-    return f"{np.dtype(rows.dtype).name} {shape}, SHA-256 {found.hexdigest()}"
-
-
 def _flat(value, path=""):
     """Yield (path, value) of all that is plain in nested dictionaries and lists."""
     inner = list(items_of(value))
@@ -295,136 +253,3 @@ def _of_one_python(there, here):
 def _short(settings, name):
     text = repr(settings[name]) if name in settings else "nothing"
     return text if len(text) <= 60 else f"{text[:28]}…{text[-28:]}"
-
-
-# Starting weights
-
-
-def start_of(variables):
-    """Return what tells the values of variables from others: digest, norm and some entries."""
-    return [
-        {"digest": digest(value), "norm": _norm(value), "entries": _entries(value)}
-        for value in _values(variables)
-    ]
-
-
-def resume_from(folder, model, variables, start, newest, left, verbose):
-    """Check that a model may be given the weights of a run; say so where it loses others by that.
-
-    Its weights may be what the run began with, what its newest checkpoint holds, or what a training
-    of this process left. Any others have to be as their initialiser draws them, or as those that
-    the run began with but for the last bits, or to have no initialiser that can be asked.
-
-    Args:
-        folder: Path of the run's checkpoints.
-        model: The model or stack.
-        variables: List of its Keras variables.
-        start: What `start_of` returned of them when the run began.
-        newest: List of the values of the newest checkpoint, one per variable; None for none.
-        left: List of the digests that a training of this process left, or an empty one.
-        verbose: 0 for silence.
-
-    Raises:
-        ValueError: If a variable is none of that. Nothing is changed.
-    """
-    _check_kept(start, newest, variables)
-    left = left if len(left) == len(variables) else [None] * len(variables)
-    layers = [*model._flatten_layers()]
-    loses = False
-    for variable, value, begun, held, of_left in zip(
-        variables, _values(variables), start, newest, left, strict=True
-    ):
-        now = digest(value)
-        if now in (begun["digest"], of_left) or (
-            held is not None and now == digest(np.asarray(held))
-        ):
-            continue
-        loses = True
-        owner = next((layer for layer in layers if _owns(layer, variable)), None)
-        initializer = _initializer(owner, variable)
-        if initializer is None or _is_near(value, begun) or _is_drawn(initializer, variable, value):
-            continue
-        raise ValueError(
-            "Expected the weights with which the run in `checkpoint_dir` began, those of its "
-            f"newest checkpoint, or fresh ones. Received: others in layer {owner.name!r} "
-            f"({variable.name}); checkpoint_dir={str(folder)!r}. Nothing was changed: make the "
-            "model or stack anew to go on with that run; to begin one with these weights, use "
-            "another folder, or delete this one"
-        )
-    if loses and verbose and processes.rank() == 0:
-        print(f"The weights are those of the checkpoint in {str(folder)!r}, not fresh ones.")
-
-
-def _check_kept(start, newest, variables):
-    """Raise `ValueError` unless a checkpoint holds what `start_of` returns of these variables."""
-    is_whole = isinstance(start, list) and len(start) == len(newest) == len(variables)
-    if not is_whole or not all(
-        isinstance(one, dict)
-        and isinstance(one.get("digest"), str)
-        and isinstance(one.get("norm"), float)
-        and isinstance(one.get("entries"), list)
-        and all(isinstance(entry, float) for entry in one["entries"])
-        for one in start
-    ):
-        raise ValueError(
-            f"Expected a checkpoint with the weights that a run of {len(variables)} variables "
-            "began with. Received: one of another model, or of another version of keras-sda"
-        )
-
-
-def _values(variables):
-    # Through a tensor: on TensorFlow a variable of several replicas is no array.
-    found = [np.array(ops.convert_to_numpy(ops.stop_gradient(v.value))) for v in variables]
-    # A checkpoint has no bfloat16: in float32 its values are the same.
-    return [value.astype("float32") if value.dtype.kind == "V" else value for value in found]
-
-
-def _norm(value):
-    return float(np.linalg.norm(value.astype("float64").ravel()))
-
-
-def _entries(value):
-    flat = value.ravel()
-    places = np.linspace(0, max(flat.size - 1, 0), min(ENTRIES, flat.size)).astype("int64")
-    return [float(entry) for entry in flat[places]]
-
-
-def _is_near(value, begun):
-    """Return whether a value is that of another machine: equal but for the last bits."""
-    there, here = np.asarray(begun["entries"], "float64"), np.asarray(_entries(value))
-    if there.shape != here.shape:
-        return False
-    scale = np.abs(there).max(initial=0)
-    return bool(
-        abs(_norm(value) - begun["norm"]) <= NEAR * begun["norm"]
-        and np.all(np.abs(here - there) <= NEAR * scale)
-    )
-
-
-def _owns(layer, variable):
-    kept = (
-        getattr(layer, "_trainable_variables", []),
-        getattr(layer, "_non_trainable_variables", []),
-    )
-    return any(variable is other for variables in kept for other in variables)
-
-
-def _initializer(layer, variable):
-    """Return the initialiser that a layer keeps of a variable, or None if it cannot be asked."""
-    name = f"{variable.name}_initializer"
-    initializer = vars(layer).get(name, vars(layer).get(f"_{name}")) if layer is not None else None
-    pure = isinstance(initializer, keras.initializers.Initializer) and is_installed(
-        type(initializer)
-    )
-    # One that shares a generator draws other numbers each time.
-    if not pure or isinstance(getattr(initializer, "seed", None), keras.random.SeedGenerator):
-        return None
-    return initializer
-
-
-def _is_drawn(initializer, variable, value):
-    drawn = np.asarray(
-        ops.convert_to_numpy(ops.convert_to_tensor(initializer(variable.shape, variable.dtype)))
-    ).astype("float64")
-    scale = np.abs(drawn).max(initial=0)
-    return bool(np.all(np.abs(value.astype("float64") - drawn) <= NEAR * scale))

@@ -7,9 +7,7 @@ import re
 import stat
 import warnings
 
-import keras
 import numpy as np
-from keras import ops
 
 from sda.checkpoints import codec, identity, state
 from sda.checks import check_count
@@ -202,54 +200,3 @@ def _problem(saved, settings, variables):
     except (KeyError, TypeError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
     return ""
-
-
-def ground(stack, rows, validation):
-    """Return the settings that every layer of a stack depends on: what is below the first."""
-    return {
-        "data": identity.data_settings(rows),
-        "validation_data": identity.data_settings(validation),
-        "preprocessing": [identity.object_settings(la, "stack") for la in stack.preprocessing],
-        "preprocessing weights": identity.weights_settings(stack.preprocessing),
-        # Of Python's the bytecode tells, where there is any.
-        "versions": {k: v for k, v in identity.versions().items() if k != "python"},
-        "floatx": keras.config.floatx(),
-        # Its kind: "cuda:1" computes what "cuda:0" does.
-        "device": re.sub(r"\d+", "", str(ops.zeros(()).device)),
-    }
-
-
-def training_settings(autoencoder, optimizer, loss, callbacks, left_out=None, **others):
-    """Return what is trained and how, in plain values.
-
-    Args:
-        autoencoder: The `sda.DenoisingAutoencoder`, about to be trained.
-        optimizer, loss, callbacks: What it is trained with.
-        left_out: List, to which the names of what cannot be known are added.
-        **others: Plain values.
-
-    Raises:
-        ValueError: If the noise, the loss or a schedule cannot be told from others.
-    """
-    return {
-        **others,
-        "autoencoder": identity.object_settings(autoencoder, "stack", left_out),
-        "optimizer": identity.object_settings(optimizer, "optimizer", left_out),
-        "loss": identity.object_settings(loss, "loss", left_out),
-        "callbacks": [identity.store_settings(callback, left_out) for callback in callbacks],
-    }
-
-
-def layer_settings(below, autoencoder, training):
-    """Return the settings of a layer.
-
-    Args:
-        below: The settings of the layer below it, or of the ground.
-        autoencoder: The built `sda.DenoisingAutoencoder`, about to be trained.
-        training: Its `training_settings`.
-    """
-    return {
-        "below": identity.address(below),
-        "start": identity.values_digest(state.values(autoencoder.variables)),
-        "training": training,
-    }

@@ -1,1 +1,1 @@
-"""Processes, replicas and devices: who trains together."""
+"""Processes, replicas, devices and their random generators: what a training runs on."""

@@ -11,7 +11,6 @@ from sda.estimators.stacked import (
     extend,
     map_rows,
     optimizer_like,
-    rows_of,
     start_from,
     validated,
 )
@@ -102,7 +101,7 @@ class Supervised(Stacked):
 
     def _examples(self, X, targets, labelled, weights, chosen):
         rows = X if len(chosen) == X.shape[0] else X[labelled[chosen]]
-        return rows_of(rows), targets[chosen], None if weights is None else weights[chosen]
+        return rows, targets[chosen], None if weights is None else weights[chosen]
 
     def _untrained(self, recipe, X, outputs):
         """Return the stack of a recipe, for the features of `X`, and the compiled model on it."""
@@ -115,7 +114,7 @@ class Supervised(Stacked):
         """Return the outputs of the model, in the precision of `X`."""
         check_is_fitted(self, "model_")
         X = validated(self, X, accept_sparse="csr", dtype=NUMBERS, reset=False)
-        outputs = map_rows(lambda rows: self.model_(rows, training=False), rows_of(X))
+        outputs = map_rows(lambda rows: self.model_(rows, training=False), X)
         return outputs.astype(X.dtype, copy=False)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 
+from sda.layers.kernel import is_plain
 from sda.layers.selective import SelectiveNoise
 from sda.losses.cross_entropy import CrossEntropy
 from sda.losses.squared_error import SquaredError
@@ -76,11 +77,7 @@ def find_chain(model):
 
 def affine(dense, dropout=None, last=False):
     """Return the `Affine` that a layer is, or None unless it is a plain `keras.layers.Dense`."""
-    if type(dense) is not keras.layers.Dense or not dense.use_bias:
-        return None
-    if dense.compute_dtype != "float32":
-        return None
-    if dense.lora_enabled or dense.quantization_mode or dense.activity_regularizer:
+    if not is_plain(dense) or not dense.use_bias or dense.compute_dtype != "float32":
         return None
     name = _known_name(dense.activation, (*SLOPED, "softmax") if last else SLOPED)
     return name and Affine(dense.kernel, dense.bias, name, dropout=dropout)

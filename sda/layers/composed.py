@@ -83,6 +83,10 @@ class ComposedNoise(Corruption):
                 selected = chosen if selected is None else ops.logical_or(selected, chosen)
         return x, selected
 
+    def restart(self):
+        for noise in self.noises:
+            noise.restart()
+
     def copy(self, seed):
         noises = [noise.copy(spawn(seed, i)) for i, noise in enumerate(self.noises)]
         return type(self)(noises, seed=seed, name=self.name, dtype=self.dtype_policy)

@@ -84,6 +84,11 @@ class Corruption(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return input_shape
 
+    def restart(self):
+        """Begin the noise again: what was drawn first comes next."""
+        state = self.seed_generator.state  # a seed, and the number of draws
+        state.assign(state.value * ops.convert_to_tensor([1, 0], state.dtype))
+
     def copy(self, seed):
         """Return a new layer with the same settings and another seed."""
         return type(self).from_config({**self.get_config(), "seed": seed})

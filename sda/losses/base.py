@@ -90,6 +90,16 @@ class ReconstructionLoss(keras.losses.Loss):
             values = values * self.alpha
         return ops.sum(values, axis=tuple(range(1, len(values.shape))))
 
+    def errors(self, x, z):
+        """Return ℓ of each feature of x, NaN where x is, whatever the settings of the loss.
+
+        Args:
+            x: Tensor of shape `(batch, ...)`, NaN where it is not known.
+            z: Its reconstruction, or the pre-activations if `from_logits`; same shape.
+        """
+        missing = ops.isnan(x)
+        return ops.where(missing, np.nan, self.per_feature(ops.where(missing, 0.0, x), z))
+
     def reduced(self, x, z, selected=None):
         """Return the loss of a batch, as `reduction` says; arguments as for `call`."""
         values = self.call(x, z, selected)

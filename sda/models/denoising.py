@@ -5,6 +5,7 @@ from keras import ops
 
 from sda import losses
 from sda.distribution import replicas
+from sda.layers import code_penalties
 from sda.layers import preprocessing as before
 from sda.layers.autoencoder import DenoisingAutoencoder
 from sda.layers.chain import denoising_chain
@@ -29,9 +30,10 @@ class Denoising(keras.Model):
         self.autoencoder = autoencoder
         self.loss_fn = loss_fn
         self.preprocessing = list(preprocessing)
-        names = ("sparsity", "contraction")
         self.penalty_means = [
-            keras.metrics.Mean(name=name) for name in names if getattr(autoencoder, name)
+            keras.metrics.Mean(name=name)
+            for name in code_penalties.NAMES
+            if getattr(autoencoder, name)
         ]
 
     def build(self, input_shape):
@@ -53,7 +55,7 @@ class Denoising(keras.Model):
         dA = self.autoencoder
         if type(dA) is not DenoisingAutoencoder or not dA.tied or dA.code_layers:
             return None
-        if dA.penalised or dA.missing is not None or len(self.metrics) > 1:
+        if dA.penalised or dA.fill_value is not None or len(self.metrics) > 1:
             return None
         return denoising_chain(
             dA.encoder, dA.visible_bias, dA.decoder_activation, dA.corruption, self.loss_fn,

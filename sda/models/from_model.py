@@ -4,8 +4,32 @@ import itertools
 
 import keras
 
+from sda.models.new_layer import for_each_layer, new_layer
 
-def hidden_layers(model):
+
+def parts_of(model, seed, **settings):
+    """Return what a stack around the hidden `Dense` layers of a Keras model is made of.
+
+    Args:
+        model: As in `StackedDenoisingAutoencoder.from_model`.
+        seed: Integer or None.
+        **settings: Those of the layers of a stack, but for what the model's own layers say.
+
+    Returns:
+        Dict with the arguments `autoencoders` and `preprocessing` of the constructor.
+    """
+    preprocessing, hidden = _hidden_layers(model)
+    autoencoders = []
+    for k, own in enumerate(for_each_layer(len(hidden), **settings)):
+        encoder, *code_layers = hidden[k]
+        below = autoencoders[-1] if k else None
+        autoencoders.append(
+            new_layer(k, below, seed, encoder=encoder, code_layers=code_layers, **own)
+        )
+    return {"autoencoders": autoencoders, "preprocessing": preprocessing}
+
+
+def _hidden_layers(model):
     """Split a chain into the layers before the first `Dense`, and one list a hidden `Dense`."""
     chain = [
         la for la in getattr(model, "layers", []) if not isinstance(la, keras.layers.InputLayer)

@@ -17,12 +17,17 @@ def for_decoder(activation):
     return SquaredError()
 
 
+def named(loss, activation):
+    """Return the loss meant by a name or a loss; None is the one of the decoder's activation."""
+    return for_decoder(activation) if loss is None else losses.get(loss)
+
+
 def loss_for(stack, k, loss):
     """Return the loss of layer `k`; raise `ValueError` where it does not fit the layer."""
     autoencoder = stack.autoencoders[k]
     sigmoid = autoencoder.decoder_activation is keras.activations.sigmoid
     activation = autoencoder.decoder_activation
-    loss = for_decoder(activation) if loss is None else losses.get(loss)
+    loss = named(loss, activation)
     if isinstance(loss, keras.losses.Loss) and loss.reduction in (None, "none"):
         raise ValueError(
             'Expected `loss` to have a reduction, such as "sum_over_batch_size" or "sum". '
@@ -49,7 +54,7 @@ def loss_for(stack, k, loss):
                 "Expected a linear decoder, or the ColumnActivation of the same columns, under "
                 f"ColumnLoss. Received: layer {k} with decoder_activation={activation!r}"
             )
-    if autoencoder.missing is not None:
+    if autoencoder.fill_value is not None:
         if not isinstance(loss, losses.ReconstructionLoss):
             raise ValueError(
                 "Expected a loss of sda.losses, which can leave features out, where values may be "

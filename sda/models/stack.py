@@ -4,20 +4,16 @@ import inspect
 
 import keras
 import numpy as np
-from keras import ops
 
-from sda import losses
-from sda.checks import check_count, check_flag, per_layer
-from sda.layers import noises
+from sda.checks import check_count
 from sda.layers import preprocessing as before
-from sda.layers.autoencoder import DenoisingAutoencoder, serialize_shared
-from sda.models import supervised
-from sda.models.from_model import hidden_layers
-from sda.models.layer_loss import for_decoder
-from sda.rows.arrays import in_place
-from sda.rows.h5 import is_h5
-from sda.rows.reading import as_rows, check_finite, on_arrays
-from sda.streams import check_seed, spawn, stream
+from sda.layers.autoencoder import DenoisingAutoencoder
+from sda.layers.parts import serialize_shared
+from sda.models import scoring, supervised
+from sda.models.from_model import parts_of
+from sda.models.new_layer import for_each_layer, new_layer
+from sda.rows.reading import check_finite, on_arrays, rows_of
+from sda.streams import check_seed
 
 
 @keras.saving.register_keras_serializable(package="sda")
@@ -45,14 +41,15 @@ class StackedDenoisingAutoencoder(keras.Model):
         sparsity: Penalty on the codes in pretraining, a `keras.regularizers.Regularizer` such as
             `sda.penalties.KLSparsity(0.05)`, or None.
         contraction: Float ≥ 0, the weight of the contractive penalty in pretraining.
-        missing: The number that the network sees in place of missing values, which are NaN in the
-            data, or a list with one a feature; None where none may be missing. They get no noise
-            and count in no loss. Only the input can have them: the codes of all layers are whole.
+        fill_value: The number that the network sees in place of missing values, which are NaN in
+            the data, or a list with one a feature; None where none may be missing. They get no
+            noise and count in no loss. Only the input can have them: the codes of all layers are
+            whole.
         preprocessing: What rows go through before the first layer: a Keras layer, such as
             `keras.layers.Rescaling(1 / 255)` or a `Normalization` that was adapted, or a list of
             layers, without weights that training changes; None for nothing. They run in every step,
             in inference mode, so uint8 rows stay uint8 in memory, and they are part of the
-            classifier, the encoder and what is exported. `missing`, corruption levels and losses
+            classifier, the encoder and what is exported. `fill_value`, corruption levels and losses
             are in the units after them.
         autoencoders: List of `sda.DenoisingAutoencoder`, in place of new ones: what a file or
             `from_model` has. The settings of layers above are then theirs, whatever they say here.
@@ -85,7 +82,7 @@ class StackedDenoisingAutoencoder(keras.Model):
         seed=None,
         sparsity=None,
         contraction=0.0,
-        missing=None,
+        fill_value=None,
         preprocessing=None,
         autoencoders=None,
         **kwargs,
@@ -96,38 +93,30 @@ class StackedDenoisingAutoencoder(keras.Model):
             units = None if units == [None] else units
             self._assemble(autoencoders, preprocessing, seed, units, **kwargs)
             return
-        depth = len(units)
-        activations = per_layer(activation, depth, "activation")
-        decoders = per_layer(decoder_activation, depth, "decoder_activation")
-        autoencoders = [
-            DenoisingAutoencoder(
-                units[k],
-                _seeded(noise, seed, k),
-                activations[k],
-                _default_decoder(activations[k - 1] if k else "sigmoid")
-                if decoders[k] is None
-                else decoders[k],
-                tied=tied_k,
-                kernel_initializer=initializer,
-                seed=spawn(seed, k),
-                sparsity=sparsity_k,
-                contraction=contraction_k,
-                missing=None if k else missing,
-                name=f"autoencoder_{k + 1}",
-                # A plain dtype argument of a Model is its policy; its layers follow it.
-                dtype=kwargs.get("dtype"),
-            )
-            for k, (noise, tied_k, initializer, sparsity_k, contraction_k) in enumerate(
-                zip(
-                    per_layer(corruption, depth, "corruption"),
-                    per_layer(tied, depth, "tied"),
-                    per_layer(kernel_initializer, depth, "kernel_initializer"),
-                    per_layer(sparsity, depth, "sparsity"),
-                    per_layer(contraction, depth, "contraction"),
-                    strict=True,
+        own = for_each_layer(
+            len(units),
+            units=units,
+            corruption=corruption,
+            activation=activation,
+            decoder_activation=decoder_activation,
+            tied=tied,
+            kernel_initializer=kernel_initializer,
+            sparsity=sparsity,
+            contraction=contraction,
+        )
+        autoencoders = []
+        for k, settings in enumerate(own):
+            autoencoders.append(
+                new_layer(
+                    k,
+                    autoencoders[-1] if k else None,
+                    seed,
+                    fill_value=None if k else fill_value,
+                    # A plain dtype argument of a Model is its policy; its layers follow it.
+                    dtype=kwargs.get("dtype"),
+                    **settings,
                 )
             )
-        ]
         self._assemble(autoencoders, preprocessing, seed, **kwargs)
 
     def _assemble(self, autoencoders, preprocessing, seed, units=None, **kwargs):
@@ -151,7 +140,6 @@ class StackedDenoisingAutoencoder(keras.Model):
         self.autoencoders = list(autoencoders)
         self.preprocessing = before.checked(preprocessing)
         self.seed = seed
-        self._begun = None  # how its last pretraining with checkpoints began and left it
 
     @classmethod
     def from_model(
@@ -195,51 +183,80 @@ class StackedDenoisingAutoencoder(keras.Model):
         >>> stack.autoencoders[0].encoder is mlp.layers[0]
         True
         """
-        preprocessing, hidden = hidden_layers(model)
-        depth = len(hidden)
         seed = check_seed(seed)
-        autoencoders = []
-        for k, (noise, decoder, tied_k, sparsity_k, contraction_k) in enumerate(
-            zip(
-                per_layer(corruption, depth, "corruption"),
-                per_layer(decoder_activation, depth, "decoder_activation"),
-                per_layer(tied, depth, "tied"),
-                per_layer(sparsity, depth, "sparsity"),
-                per_layer(contraction, depth, "contraction"),
-                strict=True,
-            )
-        ):
-            encoder, *code_layers = hidden[k]
-            below = "sigmoid"
-            if k:
-                last = autoencoders[-1]
-                below = last.activation if last.codes_in_unit_interval else "linear"
-            autoencoders.append(
-                DenoisingAutoencoder(
-                    corruption=_seeded(noise, seed, k),
-                    decoder_activation=_default_decoder(below) if decoder is None else decoder,
-                    tied=tied_k,
-                    encoder=encoder,
-                    code_layers=code_layers,
-                    seed=spawn(seed, k),
-                    sparsity=sparsity_k,
-                    contraction=contraction_k,
-                    name=f"autoencoder_{k + 1}",
-                )
-            )
-        stack = cls._made(
-            units=[autoencoder.units for autoencoder in autoencoders],
-            autoencoders=autoencoders, preprocessing=preprocessing, seed=seed, **kwargs,
+        parts = parts_of(
+            model, seed, corruption=corruption, decoder_activation=decoder_activation, tied=tied,
+            sparsity=sparsity, contraction=contraction,
         )  # fmt: skip
+        units = [autoencoder.units for autoencoder in parts["autoencoders"]]
+        stack = cls._made(units=units, seed=seed, **parts, **kwargs)
         stack.build(model.input_shape)
         return stack
+
+    def add(
+        self,
+        units,
+        corruption=0.3,
+        activation="sigmoid",
+        decoder_activation=None,
+        tied=True,
+        kernel_initializer=None,
+        sparsity=None,
+        contraction=0.0,
+    ):
+        """Add a layer on top, drawn as a stack of one layer more, of the same seed, draws its own.
+
+        The layers below stay as they are, and so do models that were made of the stack before; a
+        `sda.GreedyPretrainer` has to be made anew.
+
+        Args:
+            units, corruption, activation, decoder_activation, tied, kernel_initializer, sparsity,
+                contraction: As in the constructor, one value each.
+
+        Raises:
+            ValueError: If a value is out of its range. Nothing has changed then.
+
+        Example:
+
+        >>> stack = sda.StackedDenoisingAutoencoder([20], seed=1)
+        >>> stack.add(10, corruption=0.2)
+        >>> stack(keras.ops.zeros((3, 30))).shape
+        (3, 10)
+        """
+        depth, last = len(self.autoencoders), self.autoencoders[-1]
+        autoencoder = new_layer(
+            depth,
+            last,
+            self.seed,
+            units=units,
+            corruption=corruption,
+            activation=activation,
+            decoder_activation=decoder_activation,
+            tied=tied,
+            kernel_initializer=kernel_initializer,
+            sparsity=sparsity,
+            contraction=contraction,
+            dtype=self.dtype_policy,
+        )
+        if self.built:
+            shape = before.build(self.preprocessing, (None, *self.example_shape))
+            # In the scope of `build`, which is too late for an error.
+            with keras.name_scope(self.name):
+                autoencoder.build((*shape[:-1], last.units))
+        # Keras locks what a built layer consists of; `build` does so again.
+        self._tracker.unlock()
+        self.autoencoders = [*self.autoencoders, autoencoder]
+        if self.built:
+            self.build((None, *self.example_shape))
+        # What was compiled has one layer less.
+        self.predict_function = self.test_function = self.train_function = None
 
     def build(self, input_shape):
         shape = before.build(self.preprocessing, tuple(input_shape))
         for autoencoder in self.autoencoders:
             if not autoencoder.built:
                 autoencoder.build(shape)
-            shape = (*shape[:-1], autoencoder.units)
+            shape = autoencoder.code_shape(shape)
         self.example_shape = tuple(input_shape[1:])
 
     @property
@@ -248,11 +265,13 @@ class StackedDenoisingAutoencoder(keras.Model):
         return keras.config.floatx()
 
     def call(self, x):
-        return self._up(self.prepare(x), len(self.autoencoders))
+        return self.codes(self.prepare(x))
 
     def compute_output_shape(self, input_shape):
         shape = before.build(self.preprocessing, tuple(input_shape))
-        return (*shape[:-1], self.autoencoders[-1].units)
+        for autoencoder in self.autoencoders:
+            shape = autoencoder.code_shape(shape)
+        return shape
 
     def fit(self, *args, **kwargs):
         """Raise `ValueError`: `sda.GreedyPretrainer` trains a stack, `sda.fit` a model from it."""
@@ -267,7 +286,8 @@ class StackedDenoisingAutoencoder(keras.Model):
 
         Args:
             x: Array of shape `(n, ...)`; anything that slices into NumPy arrays, such as an
-                `h5py.Dataset`, is read in pieces of `batch_size` rows.
+                `h5py.Dataset`, or a matrix of `scipy.sparse`, is read in pieces of `batch_size`
+                rows.
             layer: Index of the layer, 0 for the first, -1 for the top.
             batch_size: Rows encoded at a time.
 
@@ -276,10 +296,10 @@ class StackedDenoisingAutoencoder(keras.Model):
 
         Raises:
             ValueError: If there is no such layer, or `x` has the wrong shape or is not finite (but
-                for NaN, if the stack was made with `missing`).
+                for NaN, if the stack was made with `fill_value`).
         """
-        depth = self._index(layer) + 1
-        return self._in_pieces(lambda rows: self._up(self.prepare(rows), depth), x, batch_size)
+        self._index(layer)
+        return self.in_pieces(lambda rows: self.codes(self.prepare(rows), layer), x, batch_size)
 
     def reconstruct(self, x, layer=-1, batch_size=1024):
         """Return the input rebuilt from its code: up to `layer` and down again, without noise.
@@ -295,14 +315,14 @@ class StackedDenoisingAutoencoder(keras.Model):
 
         Raises:
             ValueError: If there is no such layer, or `x` has the wrong shape or is not finite (but
-                for NaN, if the stack was made with `missing`).
+                for NaN, if the stack was made with `fill_value`).
         """
         self._index(layer)
 
         def reconstruct(rows):
-            return self._undone(self.rebuilt(self.prepare(rows), layer))
+            return self.undone(self.rebuilt(self.prepare(rows), layer))
 
-        return self._in_pieces(reconstruct, x, batch_size)
+        return self.in_pieces(reconstruct, x, batch_size)
 
     def sample(self, x, steps=1, seed=None):
         """Sample new inputs top-down from the codes of given examples.
@@ -322,19 +342,9 @@ class StackedDenoisingAutoencoder(keras.Model):
 
         Raises:
             ValueError: If `steps` is below 1, or `x` has the wrong shape or is not finite (but for
-                NaN, if the stack was made with `missing`).
+                NaN, if the stack was made with `fill_value`).
         """
-        check_count(steps, "steps")
-        generator = np.random.default_rng(check_seed(seed))
-        depth = len(self.autoencoders)
-        for step in range(steps):
-            codes = self.encode(x) if step == 0 else self._up(x, depth)
-            for k, autoencoder in reversed(list(enumerate(self.autoencoders))):
-                codes = ops.convert_to_numpy(autoencoder.decode(codes))
-                if k > 0 and autoencoder.decoder_activation is keras.activations.sigmoid:
-                    codes = (generator.random(codes.shape) < codes).astype(codes.dtype)
-            x = codes
-        return ops.convert_to_numpy(self._undone(ops.convert_to_tensor(x)))
+        return scoring.sample(self, x, steps, seed)
 
     def classifier(self, num_classes, dropout=0.0, copy=False, noise=0.0, name=None):
         """Return a softmax classifier on the stack's encoders, for `sda.fit` or `Model.fit`.
@@ -359,29 +369,26 @@ class StackedDenoisingAutoencoder(keras.Model):
         Raises:
             ValueError: If the stack is not built, or an argument is out of its range.
         """
-        return self._supervised(
-            check_count(num_classes, "num_classes"), "softmax", dropout, copy,
-            name or "classifier", noise,
-        )  # fmt: skip
+        outputs = check_count(num_classes, "num_classes")
+        name = name or "classifier"
+        return supervised.supervised(self, outputs, "softmax", dropout, copy, noise, name)
 
     def multilabel_classifier(self, num_labels, dropout=0.0, copy=False, noise=0.0, name=None):
         """Return a classifier with independent labels: sigmoid outputs, for "binary_crossentropy".
 
         Arguments as in `classifier`.
         """
-        return self._supervised(
-            check_count(num_labels, "num_labels"), "sigmoid", dropout, copy,
-            name or "multilabel_classifier", noise,
-        )  # fmt: skip
+        outputs = check_count(num_labels, "num_labels")
+        name = name or "multilabel_classifier"
+        return supervised.supervised(self, outputs, "sigmoid", dropout, copy, noise, name)
 
     def regressor(self, num_targets, dropout=0.0, copy=False, noise=0.0, name=None):
         """Return a regressor: linear outputs, for "mse". Arguments as in `classifier`."""
-        return self._supervised(
-            check_count(num_targets, "num_targets"), "linear", dropout, copy,
-            name or "regressor", noise,
-        )  # fmt: skip
+        outputs = check_count(num_targets, "num_targets")
+        name = name or "regressor"
+        return supervised.supervised(self, outputs, "linear", dropout, copy, noise, name)
 
-    def encoder(self, layer=-1, copy=False, name=None):
+    def encoder_model(self, layer=-1, copy=False, name=None):
         """Return the encoder up to one layer, as a model of its own.
 
         Args:
@@ -395,11 +402,8 @@ class StackedDenoisingAutoencoder(keras.Model):
         Raises:
             ValueError: If the stack is not built, or there is no such layer.
         """
-        self._check_built()
-        check_flag(copy, "copy")
-        encoders = self._encoders()[: self._index(layer) + 1]
-        name = name or "encoder"
-        return self._make("encoder", name, supervised.encoder, encoders, copy, self.missing)
+        depth = self._index(layer) + 1
+        return supervised.encoder_model(self, depth, copy, name or "encoder")
 
     def unrolled(self, copy=False, name=None):
         """Return the deep autoencoder: the encoders, then the decoders in reverse order.
@@ -408,24 +412,19 @@ class StackedDenoisingAutoencoder(keras.Model):
         stack's weights and are trained as layers of their own. What it returns has units as those
         of `reconstruct`. `name` is the name of the model, "unrolled" by default.
         """
-        self._check_built()
-        check_flag(copy, "copy")
-        return self._make(
-            "unrolled", name or "unrolled", supervised.unrolled,
-            self._encoders(), self.autoencoders, copy, self.missing,
-        )  # fmt: skip
+        return supervised.unrolled(self, copy, name or "unrolled")
 
     @property
-    def missing(self):
+    def fill_value(self):
         """What the network sees in place of missing values, or None."""
-        return self.autoencoders[0].missing
+        return self.autoencoders[0].fill_value
 
     def impute(self, x, iterations=1, layer=-1, batch_size=1024):
         """Return `x` with its missing values, NaN, filled with their reconstructions.
 
         Args:
             x: Array of shape `(n, ...)`.
-            iterations: Integer ≥ 1. In the first one the network sees `missing` in place of the
+            iterations: Integer ≥ 1. In the first one the network sees `fill_value` in place of the
                 missing values, from the second one on what the one before filled in.
             layer: Index of the layer to turn around at; -1 is the whole stack.
             batch_size: Rows at a time.
@@ -434,29 +433,11 @@ class StackedDenoisingAutoencoder(keras.Model):
             NumPy array of the shape of `x`; what was there is as it was.
 
         Raises:
-            ValueError: If the stack was made without `missing`, if its preprocessing has no
+            ValueError: If the stack was made without `fill_value`, if its preprocessing has no
                 inverse, if `x` is infinite somewhere or has the wrong shape, or an argument is out
                 of its range.
         """
-        check_count(iterations, "iterations")
-        if self.missing is None:
-            raise ValueError(
-                "Expected a stack that was made with `missing`, the number that the network sees "
-                "in place of missing values. Received: missing=None"
-            )
-        x = self._checked_rows(x)
-        if not self.built:
-            self.build(x.shape)
-        if before.inverse(self.preprocessing, self.example_shape) is None:
-            raise ValueError(
-                "Expected a stack whose preprocessing has an inverse (Rescaling, Normalization, "
-                "Flatten and Reshape have), which leads back to the units of `x`. "
-                f"Received: preprocessing={self.preprocessing!r}"
-            )
-        filled = x
-        for _ in range(iterations):
-            filled = np.where(np.isnan(x), self.reconstruct(filled, layer, batch_size), x)
-        return filled
+        return scoring.impute(self, x, iterations, layer, batch_size)
 
     def reconstruction_error(self, x, per_column=False, loss=None, layer=-1, batch_size=1024):
         """Return how badly each row is rebuilt, without noise: a score for anomalies.
@@ -475,85 +456,38 @@ class StackedDenoisingAutoencoder(keras.Model):
             category of a `ColumnLoss` is one column.
 
         Raises:
-            ValueError: If `x` is not finite (but for NaN, if the stack was made with `missing`) or
-                has the wrong shape, or `loss` is not of `sda.losses`.
+            ValueError: If `x` is not finite (but for NaN, if the stack was made with `fill_value`)
+                or has the wrong shape, or `loss` is not of `sda.losses`.
         """
-        depth = self._index(layer) + 1
-        decoder = self.autoencoders[0].decoder_activation
-        loss = for_decoder(decoder) if loss is None else losses.get(loss)
-        if not isinstance(loss, losses.ReconstructionLoss):
-            raise ValueError(f"Expected `loss` to be a loss of sda.losses. Received: loss={loss!r}")
-
-        def error(rows):
-            rows = self.prepare(rows)
-            z = self._down(self._up(rows, depth), depth, logits=loss.from_logits)
-            missing = ops.isnan(rows)
-            errors = loss.per_feature(ops.where(missing, 0.0, rows), z)
-            return ops.where(missing, np.nan, errors)
-
-        errors = self._in_pieces(error, self._checked_rows(x), batch_size)
-        if not per_column:
-            return np.nansum(errors, axis=tuple(range(1, errors.ndim)))
-        return loss.layout.per_column(errors) if isinstance(loss, losses.ColumnLoss) else errors
-
-    def _checked_rows(self, x):
-        """Return `x` as an array of floats, NaN only where values may be missing."""
-        rows = np.asarray(as_rows(x)[:])
-        check_finite(rows, "x", missing=self.missing is not None)
-        return rows
-
-    def _supervised(self, units, activation, dropout, copy, name, noise):
-        self._check_built()
-        check_flag(copy, "copy")
-        rates = per_layer(dropout, len(self.autoencoders) + 1, "dropout")
-        return self._make(
-            activation, name, supervised.supervised,
-            self._encoders(), units, activation, rates, copy, self.seed, self.missing, noise,
-            self.dtype_policy,
-        )  # fmt: skip
-
-    def _make(self, kind, name, build, *arguments):
-        """Return a model whose draws are its own, by its kind and name, and the same if made again.
-
-        The same cell of a notebook, run twice, makes the same model.
-        """
-        return build(
-            self.example_shape, self.preprocessing, *arguments, name=name, position=(kind, name)
-        )
-
-    def _encoders(self):
-        return [[a.encoder, *a.code_layers] for a in self.autoencoders]
+        self._index(layer)
+        return scoring.reconstruction_error(self, x, per_column, loss, layer, batch_size)
 
     def prepare(self, x):
         """Return the input of the first dA, as floats: the tensor `x` after `preprocessing`."""
         return before.apply(self.preprocessing, x)
 
-    def rebuilt(self, x, layer=-1):
+    def codes(self, x, layer=-1):
+        """Return the codes of one layer for the input `x` of the first dA, a tensor."""
+        for autoencoder in self.autoencoders[: self._index(layer) + 1]:
+            x = autoencoder.encode(x)
+        return x
+
+    def rebuilt(self, x, layer=-1, logits=False):
         """Return the input `x` of the first dA, a tensor, up to `layer` and down again."""
-        depth = self._index(layer) + 1
-        return self._down(self._up(x, depth), depth)
+        codes = self.codes(x, layer)
+        for autoencoder in reversed(self.autoencoders[1 : self._index(layer) + 1]):
+            codes = autoencoder.decode(codes)
+        return self.autoencoders[0].decode(codes, logits=logits)
 
     def lift(self, k):
         """Return the function from what layer `k` is trained on to its codes: rows for layer 0."""
         encode = self.autoencoders[k].encode
         return encode if k else lambda x: encode(self.prepare(x))
 
-    def _undone(self, x):
+    def undone(self, x):
         """Return what a first dA rebuilt in the units of rows, where there is a way back."""
         back = before.inverse(self.preprocessing, self.example_shape)
         return x if back is None else before.apply(back, x)
-
-    def _up(self, x, depth):
-        """Return the codes of the first `depth` dAs, one above the other."""
-        for autoencoder in self.autoencoders[:depth]:
-            x = autoencoder.encode(x)
-        return x
-
-    def _down(self, codes, depth, logits=False):
-        """Return the input rebuilt from the codes of layer `depth`."""
-        for autoencoder in reversed(self.autoencoders[1:depth]):
-            codes = autoencoder.decode(codes)
-        return self.autoencoders[0].decode(codes, logits=logits)
 
     def _index(self, layer):
         depth = len(self.autoencoders)
@@ -565,10 +499,14 @@ class StackedDenoisingAutoencoder(keras.Model):
             )
         return int(layer) % depth
 
-    def _in_pieces(self, function, x, batch_size):
+    def in_pieces(self, function, x, batch_size, then=lambda found: found):
+        """Return a function of tensors, applied to `batch_size` rows at a time, as one array.
+
+        `then` is a function of what comes out of each piece, an array.
+        """
         check_count(batch_size, "batch_size")
-        x = as_rows(x) if is_h5(x) or isinstance(x, np.memmap) else in_place(x, "x")
-        shape = tuple(np.shape(x))
+        x = rows_of(x)
+        shape = x.shape
         if not self.built:
             self.build(shape)
         if shape[1:] != self.example_shape:
@@ -582,17 +520,10 @@ class StackedDenoisingAutoencoder(keras.Model):
             rows = np.asarray(x[start : start + batch_size])
             # There may be no row at all.
             if len(rows):
-                check_finite(rows, "x", start, missing=self.missing is not None)
-            return function(rows)
+                check_finite(rows, "x", start, missing=self.fill_value is not None)
+            return then(function(rows))
 
         return np.concatenate([checked(i) for i in range(0, max(shape[0], 1), batch_size)])
-
-    def _check_built(self):
-        if not self.built:
-            raise ValueError(
-                "Expected a stack that knows the shape of its input: pretrain it, call it on "
-                "data, or use `stack.build((None, features))` first. Received: an unbuilt stack"
-            )
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
@@ -632,15 +563,3 @@ class StackedDenoisingAutoencoder(keras.Model):
                 f"arguments. Received: {error}, of {sorted(arguments)}"
             ) from error
         return cls(**arguments)
-
-
-def _seeded(corruption, seed, k):
-    """Return a copy of the corruption for layer `k`, with a noise of its own."""
-    corruption = noises.get(corruption)
-    entropy = seed if corruption.seed is None else corruption.seed
-    return corruption.copy(stream(entropy, "noise", k))
-
-
-def _default_decoder(activation_below):
-    sigmoid = keras.activations.get(activation_below) is keras.activations.sigmoid
-    return "sigmoid" if sigmoid else "linear"

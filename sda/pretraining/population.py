@@ -7,9 +7,10 @@ import numpy as np
 
 from sda.checkpoints import identity
 from sda.forks import check_process
+from sda.pretraining.intake import Intake
 from sda.pretraining.pretrainer import GreedyPretrainer
 from sda.rows.codes import encode_rows
-from sda.rows.orders import check_shuffle, epoch_order
+from sda.rows.orders import check_shuffle, order_of
 from sda.rows.read_ahead import ahead
 from sda.rows.reading import on_arrays
 from sda.streams import fresh_seed, stream
@@ -63,8 +64,10 @@ def fit(pretrainers, x, shuffle=True, verbose=0):
     check_process()
     shuffle = check_shuffle(shuffle)
     _check_alike(pretrainers)
-    rows = pretrainers[0].checked_rows(x)
-    if keras.backend.backend() != "jax" or keras.distribution.distribution() is not None:
+    first = pretrainers[0]
+    rows = Intake(first.stack, first.loss[0]).rows(x)
+    alone = keras.backend.backend() != "jax" or keras.distribution.distribution() is not None
+    if alone or not rows.resident:
         return [_alone(pretrainer, rows, shuffle, verbose) for pretrainer in pretrainers]
     return _together(pretrainers, rows, shuffle, verbose)
 
@@ -91,7 +94,8 @@ def _together(pretrainers, rows, shuffle, verbose):
         ]
         # Below the first layer all have the same rows, which are not copied.
         same = all(data[i] is data[alive[0]] for i in alive)
-        given = np.asarray(data[alive[0]][:]) if same else np.stack([data[i] for i in alive])
+        given = [np.asarray(data[i][:]) for i in (alive[:1] if same else alive)]
+        given = given[0] if same else np.stack(given)
         _train(members, given, same, verbose and f"layer {k + 1}")
         for i, member in zip(alive, members, strict=True):
             if member.error is None:
@@ -147,15 +151,15 @@ class _Member:
         self.model = pretrainer.layer_model(k)
         self.noise = pretrainer.stack.autoencoders[k].corruption
         self.epochs, self.batch_size = pretrainer.epochs[k], pretrainer.batch_size[k]
-        self.data, self.seed, self.shuffle = data, seed, shuffle
-        self.rows = len(data)
+        self.data, self.rows = data, len(data)
+        self._order = order_of(shuffle, seed, self.model)
         self.history = keras.callbacks.History()
         self.history.set_model(self.model)
         self.history.on_train_begin()
         self.error = None
 
     def order(self, epoch):
-        return epoch_order(self.shuffle, self.seed, epoch, self.rows)
+        return self._order.indices(epoch, self.rows)
 
     def begin_epoch(self):
         self.model.reset_metrics()
@@ -195,6 +199,7 @@ def _check_alike(pretrainers):
     if len({id(p.stack) for p in pretrainers}) < len(pretrainers):
         raise ValueError("Expected each of `pretrainers` to have a stack of its own.")
     for pretrainer in pretrainers:
+        pretrainer.check_depth()
         for name in ("callbacks", "checkpoint_dir", "cache"):
             if getattr(pretrainer, name) is not None:
                 raise ValueError(

@@ -45,8 +45,8 @@ class Progress(keras.callbacks.ProgbarLogger):
     def __init__(self, k, autoencoder, clock):
         super().__init__()
         self.k = k
-        visible = autoencoder.encoder.kernel.shape[0]
-        self.title = f"Layer {k + 1}/{len(clock.epochs)} ({visible} -> {autoencoder.units})"
+        sizes = f"{autoencoder.features} -> {autoencoder.units}"
+        self.title = f"Layer {k + 1}/{len(clock.epochs)} ({sizes})"
         self.clock = clock
 
     def on_epoch_begin(self, epoch, logs=None):

@@ -29,7 +29,7 @@ def export(model, path):
 
     Args:
         model: A stack, of which the encoder is exported up to the codes of the top layer; or any
-            built `keras.Model` with one input and one output, such as `stack.encoder(0)` or a
+            built `keras.Model` with one input and one output, such as `stack.encoder_model(0)` or a
             classifier.
         path: Path of an `.onnx` file, which is overwritten if it exists, or of a folder for a
             TensorFlow SavedModel, whose name has no suffix.
@@ -59,7 +59,7 @@ def export(model, path):
             "there already"
         )
     if isinstance(model, StackedDenoisingAutoencoder):
-        model = model.encoder()
+        model = model.encoder_model()
     if not isinstance(model, keras.Model) or len(getattr(model, "inputs", None) or ()) != 1:
         raise ValueError(
             "Expected `model` to be a stack, or a built keras.Model with one input. "

@@ -129,17 +129,18 @@ def _variables(model):
     """Return the variables of a built model in the tutorial's order."""
     if isinstance(model, keras.Sequential):
         dense = [la for la in model.layers if isinstance(la, keras.layers.Dense)]
-        return [v for layer in dense for v in (layer.kernel, layer.bias)]
+        return [v for layer in dense for v in layer.weights]
     layers = getattr(model, "autoencoders", [model])
-    return [v for dA in layers for v in (dA.encoder.kernel, dA.encoder.bias, dA.visible_bias)]
+    return [v for dA in layers for v in (*dA.encoder.weights, dA.visible_bias)]
 
 
 def _shapes(model, visible):
     """Return the shapes that the variables of an unbuilt model will have."""
     shapes = []
     for dA in getattr(model, "autoencoders", [model]):
-        shapes += [(visible, dA.units), (dA.units,), (visible,)]
-        visible = dA.units
+        (units,) = dA.code_shape((visible,))
+        shapes += [(visible, units), (units,), (visible,)]
+        visible = units
     return shapes
 
 

@@ -52,7 +52,7 @@ class Columns(*BASES):
     >>> columns.kinds
     ['numeric', 'binary', 3]
     >>> stack = sda.StackedDenoisingAutoencoder(
-    ...     4, columns.swap_noise(0.2), decoder_activation=columns.activation(), missing=0.0)
+    ...     4, columns.swap_noise(0.2), decoder_activation=columns.activation(), fill_value=0.0)
     >>> x = columns.transform(table)
     >>> history = sda.GreedyPretrainer(stack, epochs=1).fit(x, verbose=0)
     >>> columns.inverse_transform(stack.impute(x)).shape
@@ -250,7 +250,7 @@ class Columns(*BASES):
     def masking_noise(self, rate, seed=None):
         """Return the `sda.MaskingNoise` of these columns, which masks a category as a whole.
 
-        Use it for filling in: with `missing=0.0` the network learns to restore what looks like a
+        Use it for filling in: with `fill_value=0.0` the network learns to restore what looks like a
         missing value. Arguments as in `swap_noise`.
         """
         return MaskingNoise(self._rates(rate), seed=seed, groups=self.groups)

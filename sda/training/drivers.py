@@ -1,6 +1,7 @@
 """The driver of a model: the backend's, made once for what was compiled."""
 
 import importlib
+import weakref
 
 import keras
 from keras import ops
@@ -9,17 +10,46 @@ from sda.layers.corruption import Corruption
 from sda.training import feed
 from sda.training.feed import host, leaves, map_leaves
 
+# The driver of each model that lives, and what that was made for: of a second `fit` nothing is
+# compiled again. No value here may hold its model, which would then never be freed.
+_KEPT = weakref.WeakKeyDictionary()
+
+
+class BaseDriver:
+    """Base of the backends' drivers, each of which runs the steps of one compiled model.
+
+    Between dispatches the model's variables are up to date.
+    """
+
+    def __init__(self, model):
+        self._model = weakref.ref(model)
+
+    @property
+    def model(self):
+        return self._model()
+
+    def put(self, array):
+        """Return `array` on the device."""
+        raise NotImplementedError
+
+    def train(self, data, batches, steps):
+        """Take one step on each of the first `steps` rows of indices in `batches`."""
+        raise NotImplementedError
+
+    def test(self, data, batches, steps):
+        """Update the metrics on the same rows, without training."""
+        raise NotImplementedError
+
 
 def driver_for(model, data):
     """Return the backend's driver, with everything built that a step would build.
 
-    A model keeps its driver, and with it what was compiled, until something changes that a step
-    was compiled for. `compile` does: it makes new metrics.
+    It is the one that there is until something changes that a step was compiled for. `compile`
+    does: it makes new metrics.
     """
-    made_for = _made_for(model, data)
-    kept = getattr(model, "_sda_driver", None)
-    if kept is not None and identical(kept.made_for, made_for):
-        return kept.driver
+    driver, made_for = _KEPT.get(model, (None, ()))
+    if driver is not None and identical([_object(part) for part in made_for], _parts(model, data)):
+        return driver
     first = map_leaves(lambda a: ops.convert_to_tensor(host(a[:1])), data)
     x, y, weight = (*first, None, None)[:3]
     try:
@@ -35,7 +65,8 @@ def driver_for(model, data):
     model.optimizer.build(model.trainable_variables)
     # What was just built is part of it.
     driver = _backend().Driver(model)
-    model._sda_driver = _Kept(driver, _made_for(model, data), kept and kept.begun)
+    parts = _parts(model, data)
+    _KEPT[model] = driver, [part if isinstance(part, str) else weakref.ref(part) for part in parts]
     return driver
 
 
@@ -52,7 +83,7 @@ def _backend():
     return importlib.import_module(f"sda.training.{name}")
 
 
-def _made_for(model, data):
+def _parts(model, data):
     """Return what a driver is made for: objects, and words for what is no object."""
     words = [str(model.run_eagerly), str(model.jit_compile), keras.config.floatx()]
     words += [f"{host(a[:1]).dtype} {a.shape[1:]}" for a in leaves(data)]
@@ -60,19 +91,15 @@ def _made_for(model, data):
     return [*words, model.optimizer, *model.metrics, *model.trainable_variables]
 
 
+def _object(part):
+    """Return what a part of those that were kept refers to; None for what is gone."""
+    return part() if isinstance(part, weakref.ref) else part
+
+
 def noise_levels(model):
     """Return the levels of all noises in a model, in words."""
     layers = model._flatten_layers()
     return str([layer.level for layer in layers if isinstance(layer, Corruption)])
-
-
-class _Kept:
-    """A driver and what it was made for; in a list, Keras would count that as the model's own."""
-
-    def __init__(self, driver, made_for, begun):
-        self.driver = driver
-        self.made_for = made_for
-        self.begun = begun  # the `identity.Begun` of the last run with checkpoints
 
 
 def identical(some, others):

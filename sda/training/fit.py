@@ -1,24 +1,21 @@
 """`sda.fit`: `Model.fit` with many steps a dispatch."""
 
 import collections.abc
+import contextlib
 import functools
-import math
 
 import keras
 from keras import tree
 
 from sda.checkpoints import folder, identity
+from sda.checkpoints.starts import Begun, check_start
 from sda.checks import check_count, check_flag
 from sda.distribution import processes
-from sda.forks import check_process
-from sda.rows import subset
-from sda.rows.iterated import first_batches, is_iterated, length
+from sda.rows.iterated import is_iterated
 from sda.rows.iterated import read_once as read_rows
-from sda.rows.orders import check_shuffle
+from sda.rows.orders import brings_order, order_of
 from sda.rows.reading import in_any_order
-from sda.rows.scratch import Scratch
 from sda.streams import check_seed, fresh_seed
-from sda.training import feed
 from sda.training import validation as validating
 from sda.training.batches import Batches
 from sda.training.checks import (
@@ -30,10 +27,13 @@ from sda.training.checks import (
     checked_data,
     checked_validation,
 )
+from sda.training.drivers import driver_for
 from sda.training.evaluate import Evaluator
 from sda.training.feed import leaves, map_leaves
+from sda.training.feeding import Feeding, new_scratch
 from sda.training.loop import Trainer
 from sda.training.optimizers import exclusions
+from sda.training.run import Run
 
 
 @processes.together()
@@ -75,16 +75,16 @@ def fit(
     Args:
         model: A compiled `keras.Model`.
         x: Array of shape `(n, ...)` (NumPy array, `np.memmap`, `h5py.Dataset`, what
-            `sda.datasets.read` returns, …), or a nested structure of arrays for a model with
-            several inputs. Or a source of batches `(x, y)` or `(x, y, sample_weight)`: a
-            `tf.data.Dataset`, `keras.utils.PyDataset`, PyTorch `DataLoader`, or a generator. It is
-            asked for them anew in each epoch, so that what it shuffles and augments differs from
-            epoch to epoch; a thread asks, some batches ahead. `y` and `sample_weight` are None
-            then. A generator cannot be asked twice: more than one epoch of it need
-            `steps_per_epoch`, and training ends, with a warning, where it does.
+            `sda.datasets.read` returns, a matrix of `scipy.sparse`, …), or a nested structure of
+            arrays for a model with several inputs. Or a source of batches `(x, y)` or
+            `(x, y, sample_weight)`: a `tf.data.Dataset`, `keras.utils.PyDataset`, PyTorch
+            `DataLoader`, or a generator. It is asked for them anew in each epoch, so that what
+            it shuffles and augments differs from epoch to epoch; a thread asks, some batches ahead.
+            `y` and `sample_weight` are None then. A generator cannot be asked twice: more than one
+            epoch of it need `steps_per_epoch`, and training ends, with a warning, where it does.
             Nothing is scaled: values of dtype uint8 stay uint8 on the device, and the model's own
             layers, a `Rescaling` among them, see them as they are. NaN is a missing value: allowed
-            where the model has an answer for it, as those of a stack with `missing` do.
+            where the model has an answer for it, as those of a stack with a `fill_value` do.
         y: Array of targets, or a nested structure, or None.
         batch_size: Integer, the examples a step, of all devices together where several share it
             (`keras.distribution` on JAX, `MirroredStrategy` on TensorFlow). The last batch of an
@@ -100,7 +100,9 @@ def fit(
             new one that a disk can follow: blocks of 512 consecutive rows in random order, and the
             rows of 16 of them shuffled among themselves. Orders are functions of `seed`, the
             epoch and the number of examples. Of a `PyDataset` that has an end, the order of the
-            batches is shuffled; other sources of batches bring their own.
+            batches is shuffled; other sources of batches bring their own. A model with a method
+            `training_order(shuffle, seed)` brings the order of its rows: a `sda.rows.orders.Order`,
+            in which some may come more often than others.
         sample_weight: Array of shape `(n,)`, or None.
         initial_epoch: Integer, the epoch to start from.
         steps_per_execution: Integer, the steps a dispatch; None for what `compile` was given, if
@@ -163,26 +165,24 @@ def fit(
             f"Expected `model` to be a compiled keras.Model. Received: model={model!r}"
         )
     check_compiled(model)
-    for count, name in (
-        (batch_size, "batch_size"),
-        (steps_per_execution, "steps_per_execution"),
-        (validation_batch_size, "validation_batch_size"),
-        (steps_per_epoch, "steps_per_epoch"),
-        (validation_steps, "validation_steps"),
-    ):
+    for count, name in ((batch_size, "batch_size"), (steps_per_execution, "steps_per_execution")):
         if count is not None:
             check_count(count, name)
+    feeding = Feeding(
+        [batch_size],
+        shuffle,
+        validation_split,
+        validation_batch_size,
+        validation_freq,
+        steps_per_epoch,
+        validation_steps,
+    )
     read_once = check_flag(read_once, "read_once")
     check_count(epochs, "epochs")
     check_count(initial_epoch, "initial_epoch", least=0)
     seed = check_seed(seed)
-    shuffle = check_shuffle(shuffle)
     check_callbacks(callbacks)
     folder.check_checkpoints(checkpoint_dir, checkpoint_every)
-    validation_split = validating.check_split(validation_split)
-    validation_freq = validating.check_frequency(validation_freq)
-    check_process()
-    splits = validation_split > 0 and validation_data is None
     streamed = is_iterated(x) and not read_once
     if is_iterated(x) and (y is not None or sample_weight is not None):
         raise ValueError(
@@ -191,122 +191,123 @@ def fit(
             f"{type(sample_weight).__name__}"
         )
     if streamed:
-        check_streamed(x, epochs - initial_epoch, steps_per_epoch, splits, shuffle)
-    with new_scratch() as scratch:
+        splits = feeding.validation_split > 0 and validation_data is None
+        check_streamed(x, epochs - initial_epoch, steps_per_epoch, splits, feeding.shuffle)
+    with contextlib.ExitStack() as resources:
+        scratch = resources.enter_context(new_scratch())
+        if read_once:
+            x, validation_data = feeding.read(x, validation_data)
         if is_iterated(x) and read_once:
-            if steps_per_epoch is not None and length(x) in (None, math.inf):
-                x, steps_per_epoch = first_batches(x, steps_per_epoch, "x"), None
             x, y, sample_weight = (*read_rows(x, "x", scratch), None, None)[:3]
         if streamed:
             check = functools.partial(checked_batches, model, "x", class_weight)
             data = Batches(x, "x", steps_per_epoch, check)
             data.first()
-            # What brings its own order draws nothing for one.
-            shuffle = shuffle and isinstance(x, keras.utils.PyDataset)
         else:
             data = checked_data(model, (x, y, sample_weight), argument_names("x"))
+        once = isinstance(validation_data, collections.abc.Iterator)
+        once = once and feeding.validation_steps is None
+        if is_iterated(validation_data) and (read_once or once):
+            validation_data = read_rows(validation_data, "validation_data", scratch)
+        validation = checked_validation(model, validation_data, feeding.validation_steps)
+        data, validation = feeding.split(data, validation)
+        orders_rows = None if streamed else model
+        if streamed:
+            # What brings its own order draws nothing for one.
+            feeding.shuffle = feeding.shuffle and isinstance(x, keras.utils.PyDataset)
+        make_order = functools.partial(order_of, feeding.shuffle, model=orders_rows)
+        if not streamed:
+            # Weights of classes are those of training, not of the rows that are held out.
             if class_weight is not None:
                 weights = validating.weights_of_classes(class_weight, data[1], data[2])
                 data = (*data[:2], weights)
-        if is_iterated(validation_data) and (
-            read_once
-            or (validation_steps is None and isinstance(validation_data, collections.abc.Iterator))
-        ):
-            if validation_steps is not None:
-                validation_data = first_batches(
-                    validation_data, validation_steps, "validation_data"
-                )
-                validation_steps = None
-            validation_data = read_rows(validation_data, "validation_data", scratch)
-        validation = checked_validation(model, validation_data, validation_steps)
-        if splits:
-            rows = len(leaves(data)[0])
-            first = validating.split_at(rows, validation_split)
-            # Weights of classes are those of training.
-            held = (*data[:2], None) if class_weight is not None else data
-            validation = map_leaves(lambda a: subset.part(a, first, rows), held)
-            data = map_leaves(lambda a: subset.part(a, 0, first), data)
-        validation_size = validation_batch_size or batch_size
-        if not streamed:
-            rows = len(leaves(data)[0])
-            batch_size = validating.usual_batch_size(batch_size, rows, steps_per_epoch)
+            batch_size = validating.usual_batch_size(
+                batch_size, len(leaves(data)[0]), feeding.steps_per_epoch
+            )
             processes.check_together(
                 leaves(data)[0],
                 [batch_size],
                 getattr(model, "distribute_strategy", None),
                 epochs=epochs,
-                shuffle=shuffle,
+                shuffle=feeding.shuffle,
                 seed=seed,
             )
-            if shuffle:
-                data = map_leaves(lambda rows: in_any_order(rows, scratch, shuffle), data)
-        if validation is not None and not isinstance(validation, Batches):
-            rows = len(leaves(validation)[0])
-            validation_size = validating.usual_batch_size(validation_size, rows, validation_steps)
-            some = validating.rows_of_steps(rows, validation_size, validation_steps)
-            if some < rows:
-                validation = map_leaves(lambda a: subset.part(a, 0, some), validation)
-
-        def train(checkpoints=None, seed=seed, begun=None):
-            trainer = Trainer(model, data, batch_size, steps_per_execution, steps_per_epoch)
-            if checkpoints is not None:
-                trainer.check_start(checkpoints, begun, verbose)
-            evaluate = None
-            if validation is not None:
-                size = validation_batch_size
-                if size is None and not isinstance(validation, Batches):
-                    size = validating.batch_size_for(model, validation_size)
-                evaluate = Evaluator(model, validation, size, trainer.driver, validation_freq)
-            return trainer.fit(
-                epochs, initial_epoch, verbose, callbacks, evaluate, shuffle, seed, checkpoints
+            data = map_leaves(lambda rows: in_any_order(rows, scratch, make_order(seed)), data)
+        run = Run(
+            model,
+            data,
+            batch_size,
+            epochs=epochs,
+            initial_epoch=initial_epoch,
+            steps_per_epoch=feeding.steps_per_epoch,
+            steps_per_execution=steps_per_execution,
+            callbacks=callbacks,
+            verbose=verbose,
+        )
+        if checkpoint_dir is not None:
+            begun = Begun(model, checkpoint_dir)
+            settings = _settings(run, validation, begun, feeding, seed)
+            if brings_order(orders_rows):
+                settings["order"] = identity.object_settings(make_order(seed), "order")
+            run.checkpoints = resources.enter_context(
+                folder.Checkpoints(checkpoint_dir, settings, checkpoint_every, begun)
             )
-
-        if checkpoint_dir is None:
-            return train()
-        kept = getattr(model, "_sda_driver", None)
-        begun = identity.Begun(checkpoint_dir, kept and kept.begun)
-        left_out = []
-        settings = {
-            "phase": "fit",
-            "data": data.settings()
-            if streamed
-            else dict(zip("xyw", map(identity.data_settings, data), strict=True)),
-            "validation_data": validation.settings()
-            if isinstance(validation, Batches)
-            else identity.data_settings(validation),
-            "steps_per_epoch": steps_per_epoch,
-            "validation_steps": validation_steps,
-            "validation_batch_size": validation_batch_size,
-            "validation_freq": validation_freq,
-            "batch_size": batch_size,
-            "epochs": epochs,
-            "initial_epoch": initial_epoch,
-            "shuffle": shuffle,
-            "seed": seed,
-            "model": begun.read(model, lambda: identity.model_settings(model, left_out)),
-            "compile": begun.read(
-                model.optimizer,
-                lambda: {
-                    **identity.compile_settings(model, left_out),
-                    **exclusions(model.optimizer, model.trainable_variables),
-                },
-            ),
-            # A `CallbackList` holds a list.
-            "callbacks": begun.callbacks(
-                tree.flatten(getattr(callbacks, "callbacks", callbacks) or []), left_out
-            ),
-        }
-        identity.warn_of(left_out, "checkpoints")
-        try:
-            with folder.Checkpoints(checkpoint_dir, settings, checkpoint_every) as checkpoints:
-                seed = fresh_seed() if seed is None else seed
-                return train(checkpoints, checkpoints.context.setdefault("seed", seed), begun)
-        finally:
-            begun.leave()
-            if getattr(model, "_sda_driver", None) is not None:
-                model._sda_driver.begun = begun
+            seed = fresh_seed() if seed is None else seed
+            seed = run.checkpoints.context.setdefault("seed", seed)
+        driver = driver_for(model, data.example if streamed else data)
+        if run.checkpoints is not None:
+            _check_start(run)
+        if validation is not None:
+            size = feeding.evaluation_size(model, validation)
+            run.evaluate = Evaluator(model, validation, size, driver, feeding.validation_freq)
+        if seed is None and (feeding.shuffle or brings_order(orders_rows)):
+            seed = fresh_seed()
+        run.order = make_order(seed)
+        return Trainer(run).fit()
 
 
-def new_scratch():
-    """Return the `Scratch` of one training."""
-    return Scratch(feed.RESIDENT_BYTES // feed.PIECES)
+def _settings(run, validation, begun, feeding, seed):
+    """Return what must be equal for a run to go on, in plain values."""
+    model, left_out = run.model, []
+    # A `CallbackList` holds a list.
+    callbacks = tree.flatten(getattr(run.callbacks, "callbacks", run.callbacks) or [])
+    settings = {
+        "phase": "fit",
+        "data": run.data.settings()
+        if isinstance(run.data, Batches)
+        else dict(zip("xyw", map(identity.data_settings, run.data), strict=True)),
+        "validation_data": validation.settings()
+        if isinstance(validation, Batches)
+        else identity.data_settings(validation),
+        "steps_per_epoch": feeding.steps_per_epoch,
+        "validation_steps": feeding.validation_steps,
+        "validation_batch_size": feeding.validation_batch_size,
+        "validation_freq": feeding.validation_freq,
+        "batch_size": run.batch_size,
+        "epochs": run.epochs,
+        "initial_epoch": run.initial_epoch,
+        "shuffle": feeding.shuffle,
+        "seed": seed,
+        "model": begun.read(model, lambda: identity.model_settings(model, left_out)),
+        "compile": begun.read(
+            model.optimizer,
+            lambda: {
+                **identity.compile_settings(model, left_out),
+                **exclusions(model.optimizer, model.trainable_variables),
+            },
+        ),
+        "callbacks": begun.callbacks(callbacks, left_out),
+    }
+    identity.warn_of(left_out, "checkpoints")
+    return settings
+
+
+def _check_start(run):
+    """Raise `ValueError` where the model has other weights than one of the run may have."""
+    model, progress = run.model, run.checkpoints.progress
+    newest = progress and [
+        *progress["variables"]["trainable"],
+        *progress["variables"]["non-trainable"],
+    ]
+    variables = [*model.trainable_variables, *model.non_trainable_variables]
+    check_start(run.checkpoints, model, variables, newest, run.verbose)

@@ -3,12 +3,14 @@
 import jax
 from jax import lax
 
+from sda.training.drivers import BaseDriver
 
-class Driver:
-    """Runs steps of a compiled model; between dispatches the model's variables are up to date."""
+
+class Driver(BaseDriver):
+    """The driver of JAX, on one device."""
 
     def __init__(self, model):
-        self.model = model
+        super().__init__(model)
         self._train = self._compiled(self._train_steps)
         self._test = self._compiled(self._test_steps)
 
@@ -16,15 +18,12 @@ class Driver:
         return jax.jit(function)
 
     def put(self, array):
-        """Return `array` on the device."""
         return jax.numpy.asarray(array)
 
     def train(self, data, batches, steps):
-        """Take one step on each of the first `steps` rows of indices in `batches`."""
         self._run(self._train, self._train_variables(), data, batches, steps)
 
     def test(self, data, batches, steps):
-        """Update the metrics on the same rows, without training."""
         self._run(self._test, self._test_variables(), data, batches, steps)
 
     def _run(self, function, variables, data, batches, steps):

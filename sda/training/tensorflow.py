@@ -7,24 +7,23 @@ import tensorflow as tf
 from keras import tree
 from tensorflow.python.framework import ops
 
+from sda.training.drivers import BaseDriver
 
-class Driver:
-    """Runs steps of a compiled model; between dispatches the model's variables are up to date."""
+
+class Driver(BaseDriver):
+    """The driver of TensorFlow."""
 
     def __init__(self, model):
-        self.model = model
+        super().__init__(model)
         self._functions = {}
 
     def put(self, array):
-        """Return `array` on the device."""
         return tf.convert_to_tensor(array)
 
     def train(self, data, batches, steps):
-        """Take one step on each of the first `steps` rows of indices in `batches`."""
         self._run(self.model.train_step, data, batches, steps)
 
     def test(self, data, batches, steps):
-        """Update the metrics on the same rows, without training."""
         self._run(self.model.test_step, data, batches, steps)
 
     def _run(self, step, data, batches, steps):

@@ -6,30 +6,29 @@ from keras import ops, tree
 from sda.layers.chain import find_chain
 from sda.layers.preprocessing import apply
 from sda.losses.base import ReconstructionLoss
+from sda.training.drivers import BaseDriver
 from sda.training.torch_chain import ChainSteps
 
 
-class Driver:
-    """Runs steps of a compiled model; between dispatches the model's variables are up to date."""
+class Driver(BaseDriver):
+    """The driver of PyTorch."""
 
     def __init__(self, model):
-        self.model = model
+        super().__init__(model)
         self.chain = find_chain(model)
         self._chain_steps = {}
 
     def put(self, array):
-        """Return `array` on the device."""
         return ops.convert_to_tensor(array)
 
     def train(self, data, batches, steps):
-        """Take one step on each of the first `steps` rows of indices in `batches`."""
         batches = ops.convert_to_tensor(batches[:steps], "int64")
         x, y, weight = (*data, None, None)[:3]
         if not self._is_chain_data(x, y) or weight is not None:
             return self._run(self.model.train_step, data, batches)
         size = batches.shape[1]
         if size not in self._chain_steps:
-            self._chain_steps[size] = ChainSteps(self.chain, self.model, size)
+            self._chain_steps[size] = ChainSteps(self, self.chain, size)
         self._chain_steps[size].run(x, y, batches)
 
     def _is_chain_data(self, x, y):
@@ -40,7 +39,6 @@ class Driver:
         return y is None or y.ndim == (2 if self.chain.loss == "categorical_crossentropy" else 1)
 
     def test(self, data, batches, steps):
-        """Update the metrics on the same rows, without training."""
         with torch.no_grad():
             batches = ops.convert_to_tensor(batches[:steps], "int64")
             self._run(self.model.test_step, data, batches)

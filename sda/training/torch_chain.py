@@ -1,13 +1,12 @@
 """Training steps of a chain of Dense layers on PyTorch, written out."""
 
-import keras
 import torch
 
-from sda.layers.corruption import Corruption
-from sda.layers.masking import MaskingNoise
 from sda.layers.preprocessing import affine, apply
 from sda.losses.base import ReconstructionLoss
 from sda.losses.cross_entropy import CrossEntropy
+from sda.training.torch_noise import Dropout, noise_of
+from sda.training.torch_updates import raw, update_of
 
 
 class ChainSteps:
@@ -18,15 +17,15 @@ class ChainSteps:
     product of the joined rows, [x̃; δ]ᵀ [δʸ; y].
 
     Args:
+        driver: The driver of the compiled model that the chain was found in.
         chain: A `Chain`.
-        model: The compiled model that it was found in.
         size: Integer, the rows of a batch.
     """
 
-    def __init__(self, chain, model, size):
-        self.chain, self.model, self.size = chain, model, size
-        self.kernels = [_raw(layer.kernel) for layer in chain.layers]
-        self.biases = [_raw(layer.bias) for layer in chain.layers]
+    def __init__(self, driver, chain, size):
+        self.driver, self.chain, self.size = driver, chain, size
+        self.kernels = [raw(layer.kernel) for layer in chain.layers]
+        self.biases = [raw(layer.bias) for layer in chain.layers]
         # y = h W + b for all, with W a view.
         self.maps = [
             w.T if layer.transposed else w
@@ -34,7 +33,7 @@ class ChainSteps:
         ]
         self._make_arrays()
         draws = {}
-        self.noise = chain.corruption and _noise(chain.corruption, self.clean, draws)
+        self.noise = chain.corruption and noise_of(chain.corruption, self.clean, draws)
         self.dropouts = [
             layer.dropout and Dropout(layer.dropout, h, draws)
             for layer, h in zip(chain.layers, self.inputs, strict=True)
@@ -71,14 +70,15 @@ class ChainSteps:
         """Take one step on each row of indices."""
         for draw in self.draws:
             draw.begin()
-        loss_sum = _raw(self.model.metrics[0].variables[0])
+        model = self.driver.model
+        loss_sum = raw(model.metrics[0].variables[0])
         # Made for each dispatch: callbacks may have changed the optimizer.
         sums = list(zip(self.biases, self.deltas, strict=True))
-        self.update = _update(self.model, self.products, sums)
+        self.update = update_of(model, self.products, sums)
         self.update.begin()
         for rows in batches:
             loss_sum.add_(self._step(x, y, rows))
-        self.model.metrics[0].variables[1].assign_add(float(batches.numel()))
+        model.metrics[0].variables[1].assign_add(float(batches.numel()))
         self.update.end(len(batches))
         for draw in self.draws:
             draw.end()
@@ -167,8 +167,9 @@ class ChainSteps:
         """Write δ = p - t, with p the softmax of `a`; return -Σ t log p."""
         log_p = torch.log_softmax(a, 1)
         p = torch.exp(log_p, out=delta)
-        if len(self.model.metrics) > 1:
-            self.model.compute_metrics(self.clean, target, p)
+        model = self.driver.model
+        if len(model.metrics) > 1:
+            model.compute_metrics(self.clean, target, p)
         if self.chain.loss == "categorical_crossentropy":
             smoothing = self.chain.smoothing
             target = target.to(p.dtype).mul(1 - smoothing).add_(smoothing / p.shape[1])
@@ -200,221 +201,3 @@ MULTIPLY_BY_SLOPE = {
     "sigmoid": _multiply_by_sigmoid_slope,
     "tanh": _multiply_by_tanh_slope,
 }
-
-
-class FusedSGD:
-    """Plain SGD or SGD with momentum, added to the weights inside the products of the gradient.
-
-    Args:
-        model: The compiled model.
-        products: List of `(kernel, left, right)`: the kernel's gradient is leftᵀ right. One a
-            layer, or one for a kernel that two layers share.
-        sums: List of `(bias, delta)`, one a layer: the bias's gradient is the sum of delta's rows.
-    """
-
-    def __init__(self, model, products, sums):
-        self.optimizer = model.optimizer
-        # Anything but a variable is computed anew in each step.
-        self.scheduled = not isinstance(model.optimizer.learning_rate, keras.Variable)
-        self.size = len(sums[0][1])
-        self.ones = torch.ones_like(sums[0][1][:, 0])
-        self.momentum = self.optimizer.momentum
-        velocities = {}
-        if self.momentum:
-            pairs = zip(model.trainable_variables, self.optimizer.momentums, strict=True)
-            velocities = {v.value.data_ptr(): _raw(velocity) for v, velocity in pairs}
-        self.products = [(w, velocities.get(w.data_ptr()), a.T, b) for w, a, b in products]
-        self.sums = [(b, velocities.get(b.data_ptr()), delta.T) for b, delta in sums]
-
-    def begin(self):
-        self.scale = -float(self.optimizer.learning_rate) / self.size
-
-    def __call__(self, k):
-        """Update layer `k`; a shared kernel with the first layer, which comes last."""
-        if k < len(self.products):
-            weight, velocity, left, right = self.products[k]
-            if velocity is None:
-                weight.addmm_(left, right, alpha=self.scale)
-            else:
-                weight.add_(velocity.addmm_(left, right, beta=self.momentum, alpha=self.scale))
-        bias, velocity, delta = self.sums[k]
-        if velocity is None:
-            bias.addmv_(delta, self.ones, alpha=self.scale)
-        else:
-            bias.add_(velocity.addmv_(delta, self.ones, beta=self.momentum, alpha=self.scale))
-        if self.scheduled and k == 0:
-            self.optimizer.iterations.assign_add(1)
-            self.begin()
-
-    def end(self, steps):
-        if not self.scheduled:
-            self.optimizer.iterations.assign_add(steps)
-
-
-class AnyOptimizer:
-    """The model's own optimizer on gradients in arrays; arguments as for `FusedSGD`."""
-
-    def __init__(self, model, products, sums):
-        self.optimizer, self.variables = model.optimizer, model.trainable_variables
-        self.size = len(sums[0][1])
-        self.products, self.sums = products, sums
-
-    def begin(self):
-        pass
-
-    def __call__(self, k):
-        if k > 0:
-            return  # all at once, with the first layer
-        found = {w.data_ptr(): (a.T @ b).div_(self.size) for w, a, b in self.products}
-        found.update({b.data_ptr(): delta.sum(0).div_(self.size) for b, delta in self.sums})
-        # As if the loss had been scaled: `apply` undoes it.
-        scale = self.optimizer.scale_loss(torch.ones_like(self.sums[0][0][0]))
-        gradients = [found[v.value.data_ptr()].mul_(scale) for v in self.variables]
-        self.optimizer.apply(gradients, self.variables)
-
-    def end(self, steps):
-        pass
-
-
-# What makes more than plain SGD of `keras.optimizers.SGD`, where it is neither None nor False.
-MORE_THAN_PLAIN = (
-    "nesterov",
-    "weight_decay",
-    "clipnorm",
-    "clipvalue",
-    "global_clipnorm",
-    "use_ema",
-    "loss_scale_factor",
-    "gradient_accumulation_steps",
-)
-
-
-def _update(model, products, sums):
-    """Return how the weights are updated under the model's optimizer."""
-    optimizer = model.optimizer
-    fused = (
-        # Not keras.optimizers.SGD, but PyTorch's own of it.
-        type(optimizer) is type(keras.optimizers.SGD())
-        and all(getattr(optimizer, name) in (None, False) for name in MORE_THAN_PLAIN)
-    )
-    return (FusedSGD if fused else AnyOptimizer)(model, products, sums)
-
-
-class Draws:
-    """The draws of a `keras.random.SeedGenerator`, counted without Keras in between.
-
-    As in `keras.random`, draw c of seed s comes from a generator that starts at s + c.
-    """
-
-    def __init__(self, seed_generator):
-        self.state = seed_generator.state
-        self.generator = torch.Generator(device=self.state.value.device)
-
-    def begin(self):
-        self.seed, self.count = (int(n) for n in self.state.value)
-
-    def next(self):
-        self.generator.manual_seed((self.seed + self.count) & 0xFFFFFFFF)
-        self.count += 1
-        return self.generator
-
-    def end(self):
-        self.state.assign([self.seed, self.count])
-
-
-class Mask:
-    """Draws of zeros and ones, the same that `keras.random` makes, from `compare(u, level)`.
-
-    Compared straight into floats: a product with a boolean tensor would convert it first. And
-    `torch.bernoulli`, with the same result, takes three times as long.
-
-    Args:
-        compare: `torch.ge` or `torch.lt`, of u ~ U(0, 1).
-        level: Float in (0, 1).
-        like: Tensor of the shape of the mask.
-        draws: `Draws`, or None for PyTorch's global state.
-    """
-
-    def __init__(self, compare, level, like, draws):
-        self.compare, self.level, self.draws = compare, level, draws
-        self.u, self.value = torch.empty_like(like), torch.empty_like(like)
-
-    def draw(self):
-        torch.rand(self.u.shape, generator=self.draws and self.draws.next(), out=self.u)
-        return self.compare(self.u, self.level, out=self.value)
-
-
-class Masking:
-    """`sda.MaskingNoise` with one rate for all, 0 < rate < 1."""
-
-    def __init__(self, corruption, x, draws):
-        draws = draws.setdefault(id(corruption), Draws(corruption.seed_generator))
-        self.mask = Mask(torch.ge, corruption.rate, x, draws)
-
-    def __call__(self, x, out):
-        """Write the corrupted x to `out`."""
-        torch.mul(x, self.mask.draw(), out=out)
-
-    def selected(self):
-        """Return what the last call selected, or None."""
-        return self.mask.value == 0
-
-
-class AnyNoise:
-    """Any other `sda.Corruption`."""
-
-    def __init__(self, corruption):
-        self.corruption = corruption
-
-    def __call__(self, x, out):
-        corrupted, self._selected = self.corruption.corrupt(x)
-        out.copy_(corrupted)
-
-    def selected(self):
-        return self._selected
-
-
-class KerasNoise:
-    """A layer of Keras that is at work in training."""
-
-    def __init__(self, layer):
-        self.layer = layer
-
-    def __call__(self, x, out):
-        out.copy_(self.layer(x, training=True))
-
-    def selected(self):
-        return None
-
-
-def _noise(corruption, x, draws):
-    """Return the noise that a step makes in place of the layer `corruption`."""
-    if not isinstance(corruption, Corruption):
-        return KerasNoise(corruption)
-    one_rate = type(corruption) is MaskingNoise and isinstance(corruption.rate, float)
-    if one_rate and not corruption.groups and 0 < corruption.rate < 1:
-        return Masking(corruption, x, draws)
-    return AnyNoise(corruption)
-
-
-class Dropout:
-    """`keras.layers.Dropout`, and its gradient."""
-
-    def __init__(self, layer, h, draws):
-        if layer.seed is None:
-            draws = None
-        else:
-            draws = draws.setdefault(id(layer), Draws(layer.seed_generator))
-        self.keep = 1.0 - layer.rate
-        self.mask = Mask(torch.lt, self.keep, h, draws)
-
-    def __call__(self, h, out):
-        torch.mul(h, self.mask.draw(), out=out).div_(self.keep)
-
-    def gradient(self, delta):
-        delta.mul_(self.mask.value).div_(self.keep)
-
-
-def _raw(variable):
-    """Return the tensor that holds a variable's value; what is written to it is the variable's."""
-    return variable.value.detach()
