@@ -9,7 +9,7 @@ import keras
 import sda
 from experiments import recipes
 from experiments.record import matmul_precision, write_json
-from sda.streams import spawn
+from sda.streams import STREAMS, spawn
 
 NOISES = {
     "masking": sda.MaskingNoise,
@@ -61,7 +61,7 @@ def network(data, classes, seed, protocol, noise=None, level=0.0, emphasis=(1.0,
         the validation "errors" of all rates, and seconds.
     """
     settings = {
-        "streams": sda.streams.STREAMS,
+        "streams": STREAMS,
         **{"seed": seed, "protocol": protocol, "noise": noise, "level": level},
         **{"emphasis": emphasis, "backend": keras.backend.backend()},
         **matmul_precision(),
@@ -87,18 +87,19 @@ def _train(data, classes, seed, protocol, noise, level, emphasis):
     train, valid = data
     x = train[0]
     start = time.perf_counter()
-    corruption = NOISES[noise](level) if noise else 0.0
-    stack = sda.StackedDenoisingAutoencoder(protocol.units, corruption, seed=seed)
+    recipe = sda.Recipe(
+        units=protocol.units,
+        corruption=NOISES[noise](level) if noise else 0.0,
+        loss=sda.losses.CrossEntropy(*emphasis),
+        learning_rate=protocol.pretraining_rate,
+        epochs=_epochs(protocol.pretraining_examples, x),
+        batch_size=protocol.pretraining_batch_size,
+        seed=seed,
+    )
+    stack = recipe.stack()
     stack.build((None, x.shape[1]))
     if noise:
-        sda.GreedyPretrainer(
-            stack,
-            keras.optimizers.SGD(protocol.pretraining_rate),
-            sda.losses.CrossEntropy(*emphasis),
-            epochs=_epochs(protocol.pretraining_examples, x),
-            batch_size=protocol.pretraining_batch_size,
-            seed=spawn(seed, 1),
-        ).fit(x, verbose=0)
+        recipe.pretrainer(stack, seed=spawn(seed, 1)).fit(x, verbose=0)
     seconds = {"pretraining_seconds": round(time.perf_counter() - start, 1)}
     epochs = _epochs(protocol.finetuning_examples, x)
     tries = []

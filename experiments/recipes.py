@@ -11,6 +11,7 @@ import numpy as np
 
 import sda
 from experiments.record import matmul_precision, timed, write_json
+from sda.streams import STREAMS
 
 # Where pretrained stacks are kept: large, and made again where they are missing.
 CACHE = pathlib.Path("runs/stacks")
@@ -32,6 +33,20 @@ class Pretraining:
     batch_size: int = 20
     rate: float = 0.02
     shuffle: bool = True
+
+    def seeded(self, seed):
+        """Return the `sda.Recipe` of these settings."""
+        return sda.Recipe(
+            units=self.units,
+            corruption=self.corruption,
+            activation=self.activation,
+            decoder_activation=self.decoder_activation,
+            optimizer=self.optimizer,
+            learning_rate=self.rate,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            seed=seed,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +83,7 @@ def digits(quick):
 
 def untrained(recipe, features, seed):
     """Return the stack of a `Pretraining`, built for rows of `features`, at random weights."""
-    stack = sda.StackedDenoisingAutoencoder(
-        recipe.units, recipe.corruption, recipe.activation, recipe.decoder_activation, seed=seed
-    )
+    stack = recipe.seeded(seed).stack()
     stack.build((None, features))
     return stack
 
@@ -90,7 +103,7 @@ def pretrained(recipe, x, seed, validation_data=None, verbose=2):
     settings = {
         **dataclasses.asdict(recipe),
         # Stacks of other random streams are others.
-        "streams": sda.streams.STREAMS,
+        "streams": STREAMS,
         "seed": seed,
         "backend": keras.backend.backend(),
         **matmul_precision(),
@@ -106,13 +119,10 @@ def pretrained(recipe, x, seed, validation_data=None, verbose=2):
     stack = untrained(recipe, x.shape[1], seed)
     outcome = {}
     with timed(outcome, "seconds"), timed(outcome, "cpu_seconds", time.process_time):
-        histories = sda.GreedyPretrainer(
-            stack,
-            getattr(keras.optimizers, recipe.optimizer)(recipe.rate),
-            epochs=recipe.epochs,
-            batch_size=recipe.batch_size,
-            seed=seed,
-        ).fit(x, validation_data=validation_data, shuffle=recipe.shuffle, verbose=verbose)
+        pretrainer = recipe.seeded(seed).pretrainer(stack)
+        histories = pretrainer.fit(
+            x, validation_data=validation_data, shuffle=recipe.shuffle, verbose=verbose
+        )
     outcome["losses"] = [history.history for history in histories]
     path.parent.mkdir(parents=True, exist_ok=True)
     stack.save(path)

@@ -11,6 +11,18 @@ from click.core import ParameterSource
 
 # Bytes that a file of settings may have.
 TEXT_BYTES = 2**24
+# Which settings of a `sda.Recipe` the options of a phase are.
+PRETRAINING = {
+    name: name
+    for name in (
+        *("units", "noise", "corruption", "activation", "decoder_activation", "tied", "loss"),
+        *("optimizer", "learning_rate", "epochs", "batch_size", "seed"),
+    )
+}
+FINETUNING = {
+    **{name: name for name in ("dropout", "patience", "seed")},
+    **{n: f"finetune_{n}" for n in ("optimizer", "learning_rate", "epochs", "batch_size")},
+}
 # How a run is done, not what: never written to its settings.
 CONTROLS = {"config", "debug", "help", "out", "overwrite", "quiet", "resume", "run"}
 

@@ -5,14 +5,10 @@ import click
 from sda_cli import options
 from sda_cli.options import PerLayer
 
-NOISES = {
-    "masking": "MaskingNoise",
-    "salt_and_pepper": "SaltAndPepperNoise",
-    "gaussian": "GaussianNoise",
-    "swap": "SwapNoise",
-}
+# As in `sda.layers.noises`, which takes Keras along.
+NOISES = ("masking", "salt_and_pepper", "gaussian", "swap")
 
-# What a stack is; `make_stack` reads them.
+# What a stack is.
 stack_options = options.several(
     click.option(
         "--units",
@@ -22,7 +18,7 @@ stack_options = options.several(
     ),
     click.option(
         "--noise",
-        type=PerLayer(click.Choice(list(NOISES))),
+        type=PerLayer(click.Choice(NOISES)),
         default="masking",
         help="Kind of corruption.",
     ),
@@ -43,7 +39,7 @@ stack_options = options.several(
     ),
     click.option("--tied/--untied", default=True, help="Decode with the encoder's own weights."),
 )
-# How it is trained; `make_pretrainer` reads them.
+# How it is trained.
 pretraining_options = options.several(
     click.option(
         "--loss",

@@ -8,12 +8,8 @@ from sda_cli.terminal import echo
 
 # Ranges of all others are of real numbers.
 WHOLE = ("units", "depth", "epochs", "batch_size", "finetune_epochs", "finetune_batch_size", "seed")
-# Options that are settings of a run: `sda.sweep.trial.Settings`.
-RUN = (
-    *("units", "depth", "noise", "corruption", "activation", "decoder_activation", "tied"),
-    *("loss", "optimizer", "learning_rate", "epochs", "batch_size", "dropout", "patience", "seed"),
-    *(f"finetune_{name}" for name in ("optimizer", "learning_rate", "epochs", "batch_size")),
-)
+# Options that are settings of a run: of its `sda.Recipe`.
+RUN = {"depth", *options.PRETRAINING.values(), *options.FINETUNING.values()}
 
 
 class Vary(click.ParamType):
@@ -137,7 +133,7 @@ def sweep(ctx, out, quiet, data, labels, validation_split, vary, limit, backend,
     if data is None:
         raise click.UsageError("Missing option '--data'.", ctx)
     space = {n: Range(*v) if isinstance(v, tuple) else v for n, v in vary}
-    fixed = {name: asked.pop(name) for name in RUN if name in asked}
+    fixed = {name: asked.pop(name) for name in list(asked) if name in RUN}
     fixed = {name: value for name, value in fixed.items() if value is not None}
     one_width = len(fixed["units"]) == 1
     if one_width:

@@ -11,9 +11,7 @@ from sda.files.writing import replacing
 from sda.layers import preprocessing
 from sda.runs import Phase
 from sda.streams import fresh_seed
-from sda.sweep.trial import make_optimizer
 from sda_cli import options, trained
-from sda_cli.pretrain import NOISES
 from sda_cli.terminal import echo
 
 
@@ -30,14 +28,14 @@ def pretrain(ctx, out, resume, overwrite, verbose):
         return
     settings = resolved(options.asked(ctx, phase, resume), ctx)
     rows, held_out = runs.read_rows(settings)
-    chosen = preprocessing.for_rows(rows.x)
-    stack = make_stack(settings, chosen)
+    recipe = recipe_of(settings, options.PRETRAINING).resolve(rows.x)
+    chosen = recipe.preprocessing
+    stack = recipe.stack()
     if chosen:
         echo(f"preprocessing: {preprocessing.described(chosen)}")
     with running(phase, settings, resume, overwrite) as log:
         log.info("%s rows of %s values", *rows.x.shape)
-        pretrainer = make_pretrainer(
-            settings,
+        pretrainer = recipe.pretrainer(
             stack,
             callbacks=lambda k: [EpochLog(log, f"layer {k + 1}")],
             checkpoint_dir=phase.checkpoints,
@@ -77,28 +75,22 @@ def finetune(ctx, run, out, resume, overwrite, verbose):
     classes = np.unique(np.concatenate([part.y for part in parts]))
     targets = [np.searchsorted(classes, part.y) for part in parts]
     stack = runs.load_stack(before)
-    classifier = stack.classifier(len(classes), settings["dropout"])
-    classifier.compile(
-        make_optimizer(settings["optimizer"], settings["learning_rate"]),
-        "sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-    )
+    units = [autoencoder.units for autoencoder in stack.autoencoders]
+    recipe = recipe_of(settings, options.FINETUNING, units=units)
+    classifier = recipe.classifier(stack, len(classes))
     keras.utils.set_random_seed(settings["seed"])
     with running(phase, settings, resume, overwrite) as log:
         before.copy_to(phase.run)
         log.info("%s rows, %s classes", len(rows.x), len(classes))
         callbacks = [EpochLog(log, "classifier")]
-        if settings["patience"] and held_out is not None:
-            callbacks.append(sda.callbacks.GeometricPatience(patience=settings["patience"]))
-        history = sda.fit(
+        if recipe.patience and held_out is not None:
+            callbacks.append(recipe.early_stop())
+        history = recipe.finetune(
             classifier,
             rows.x,
             targets[0],
-            batch_size=settings["batch_size"],
-            epochs=settings["epochs"],
-            validation_data=None if held_out is None else (held_out.x, targets[1]),
-            callbacks=callbacks,
-            seed=settings["seed"],
+            None if held_out is None else (held_out.x, targets[1]),
+            callbacks,
             checkpoint_dir=phase.checkpoints,
             verbose=verbose,
         )
@@ -135,41 +127,16 @@ def resolved(settings, ctx):
     return settings
 
 
-def make_stack(settings, before):
-    """Return the `sda.StackedDenoisingAutoencoder` that the options of `stack_options` describe.
+def recipe_of(settings, names, **others):
+    """Return the `sda.Recipe` of the settings of a phase.
 
     Args:
         settings: Dictionary of the options.
-        before: List of the layers before the first one.
+        names: Dictionary of those that are settings of a recipe, to their names there.
+        **others: Settings of the recipe that no option has.
     """
-    depth = len(settings["units"])
-    kinds, levels = (
-        sda.checks.per_layer(settings[name], depth, name) for name in ("noise", "corruption")
-    )
-    return sda.StackedDenoisingAutoencoder(
-        settings["units"],
-        corruption=[getattr(sda, NOISES[k])(c) for k, c in zip(kinds, levels, strict=True)],
-        activation=settings["activation"],
-        decoder_activation=settings.get("decoder_activation"),
-        tied=settings["tied"],
-        seed=settings["seed"],
-        preprocessing=before,
-    )
-
-
-def make_pretrainer(settings, stack, **arguments):
-    """Return the `sda.GreedyPretrainer` that the options of `pretraining_options` describe."""
-    depth = len(stack.autoencoders)
-    rates = sda.checks.per_layer(settings["learning_rate"], depth, "learning_rate")
-    return sda.GreedyPretrainer(
-        stack,
-        optimizer=[make_optimizer(settings["optimizer"], rate) for rate in rates],
-        loss=settings.get("loss"),
-        epochs=settings["epochs"],
-        batch_size=settings["batch_size"],
-        seed=settings["seed"],
-        **arguments,
-    )
+    found = {there: settings.get(here) for here, there in names.items()}
+    return sda.Recipe.from_dict({n: v for n, v in {**found, **others}.items() if v is not None})
 
 
 class running:

@@ -2,10 +2,11 @@
 
 import ast
 import doctest
-import importlib
+import importlib.util
 import inspect
 import pathlib
 import re
+import subprocess
 import sys
 
 import keras
@@ -116,17 +117,77 @@ def test_help_needs_click_and_no_more(name):
     assert not names & {"sda_cli.trained", "sda_cli.training"}
 
 
-def test_imports_make_no_circle():
+def beside(folder):
+    """A package beside `sda`: its modules by full names, each with those of its own it imports."""
+    root = ROOT.parent
+    paths = {
+        ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in sorted((root / folder).rglob("*.py"))
+    }
+    arrows = {}
+    for name, path in paths.items():
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        # A package is imported with each of its modules: that is no arrow.
+        arrows[name] = {i for i in found & set(paths) if paths[i].name != "__init__.py"}
+    return arrows
+
+
+@pytest.mark.parametrize("package", ["sda", "sda_cli", "experiments"])
+def test_imports_make_no_circle(package):
+    arrows = {n: known(n) for n in MODULES} if package == "sda" else beside(package)
     visited = {}
 
     def visit(name, path):
         assert name not in path, f"circle: {' -> '.join([*path, name])}"
         if name not in visited:
-            visited[name] = [visit(below, [*path, name]) for below in known(name)]
+            visited[name] = [visit(below, [*path, name]) for below in arrows[name]]
 
-    for name in MODULES:
+    for name in arrows:
         visit(name, [])
-    assert set(visited) >= {"models.stack", "pretraining.pretrainer"}
+    assert len(visited) > 10
+
+
+def test_experiments_use_the_package_and_not_the_command():
+    found = {i for path in (ROOT.parent / "experiments").rglob("*.py") for i in imported(path)}
+    assert "sda" in found
+    assert not [name for name in found if name.split(".")[0] in ("sda_cli", "tests")]
+
+
+WHAT_IS_LOADED = """
+import sys
+import keras
+keras_knows = set(sys.modules)  # scikit-learn, where it is there
+import sda
+new = {"sklearn", "optuna", "pandas", "matplotlib"} - keras_knows
+assert not new & set(sys.modules), new
+assert not [name for name in rooms if f"sda.{name}" in sys.modules]
+assert sda.runs.Phase("a", "pretrain").name == "pretrain"
+assert not {"sklearn", "optuna"} & new & set(sys.modules), new
+assert sda.report.render and sda.tables.Columns and sda.sweep.Sweep
+assert set(rooms) <= set(dir(sda))
+try:
+    sda.estimates
+except AttributeError as error:
+    assert "no attribute 'estimates'" in str(error)
+else:
+    raise AssertionError
+"""
+
+
+def test_rooms_are_loaded_when_they_are_asked_for():
+    rooms = ["datasets", "diagnostics", "estimators", "plotting", "report", "runs", "sweep"]
+    script = f"rooms = {[*rooms, 'semisupervised', 'tables']}\n{WHAT_IS_LOADED}"
+    if importlib.util.find_spec("sklearn"):
+        script += "assert sda.estimators.SdAClassifier\n"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_only_the_drivers_import_a_backend():

@@ -11,7 +11,7 @@ pytest.importorskip("optuna")
 from click.testing import CliRunner  # noqa: E402
 
 import sda  # noqa: E402
-from sda.sweep import trial  # noqa: E402
+from sda.recipe import recipe  # noqa: E402
 from sda_cli.app import app  # noqa: E402
 from sda_cli.sweep import RUN, Vary  # noqa: E402
 
@@ -64,14 +64,16 @@ def test_a_sweep_from_the_shell_and_on(monkeypatch):
 
 
 def test_options_are_the_settings_of_a_run():
-    assert set(RUN) == set(trial.NAMES)
+    assert set(RUN) == set(recipe.NAMES) - {"preprocessing"}
     command = app.get_command(None, "sweep")
     defaults = {p.name: p.get_default(click.Context(command)) for p in command.params}
-    usual = trial.resolved({})
+    usual = sda.Recipe.from_dict({})
     given = {n: command.params for n in RUN}
     assert set(given) <= set(defaults)
     context = command.make_context("sweep", ["--vary", "seed=1", "--out", "out"])
-    found = trial.resolved({n: v for n, v in context.params.items() if n in RUN and v is not None})
+    found = sda.Recipe.from_dict(
+        {n: v for n, v in context.params.items() if n in RUN and v is not None}
+    )
     assert found == usual
 
 

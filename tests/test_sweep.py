@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import sda
+from sda.recipe import recipe
 from sda.sweep import Range, Sweep, trial
 
 pytest.importorskip("optuna")
@@ -243,12 +244,12 @@ def test_the_probe_is_a_linear_classifier_on_the_codes():
 
 def test_settings_are_resolved_to_one_value_a_layer():
     settings = {"units": 7, "depth": 3, "corruption": [0.1, 0.2, 0.3, 0.4], "corruption_2": 0.9}
-    found = trial.resolved(settings)
+    found = sda.Recipe.from_dict(settings)
     assert (found.units, found.depth) == ([7, 7, 7], 3)
     assert found.corruption == [0.1, 0.9, 0.3]
     assert found.noise == ["masking"] * 3
-    assert trial.resolved({"units": [5, 4]}).depth == 2
-    assert trial.resolved({"units": 5}).units == [5]
+    assert sda.Recipe.from_dict({"units": [5, 4]}).depth == 2
+    assert sda.Recipe.from_dict({"units": 5}).units == [5]
 
 
 def test_each_setting_reaches_what_it_is_for(monkeypatch):
@@ -258,9 +259,9 @@ def test_each_setting_reaches_what_it_is_for(monkeypatch):
         def fit(self, x, verbose):
             made["pretrainer"] = self
 
-    monkeypatch.setattr(trial, "GreedyPretrainer", Pretrainer)
+    monkeypatch.setattr(recipe, "GreedyPretrainer", Pretrainer)
     stack = trial.pretrained(
-        trial.resolved(
+        sda.Recipe.from_dict(
             {
                 "units": [6, 5, 4, 3],
                 "noise": ["masking", "salt_and_pepper", "gaussian", "swap"],
@@ -313,10 +314,10 @@ def test_each_setting_of_the_fine_tuning_reaches_it(monkeypatch):
         seen.update(settings, model=model)
         settings["callbacks"][0].best = 0.5
 
-    monkeypatch.setattr(trial, "fit", fit)
+    monkeypatch.setattr(recipe, "fit", fit)
     names = {"finetune_epochs": 7, "finetune_batch_size": 9, "finetune_optimizer": "adam"}
     names |= {"finetune_learning_rate": 0.25, "dropout": [0.1, 0.2], "patience": 3, "seed": 4}
-    settings = trial.resolved({"units": [5], **names})
+    settings = sda.Recipe.from_dict({"units": [5], **names})
     stack = sda.StackedDenoisingAutoencoder([5], seed=1)
     stack.build((None, 12))
     value, model = trial.error(stack, settings, *data(), None)
@@ -388,10 +389,10 @@ BAD_VALUES = {
 @pytest.mark.parametrize("name", BAD_VALUES)
 def test_every_value_is_checked_before_the_first_run(tmp_path, name, sampler):
     bad, said = BAD_VALUES[name]
-    setting, layer = trial.layer_of(name)
-    good = trial.resolved({"units": [5, 4]})
+    setting, layer = recipe.layer_of(name)
+    good = sda.Recipe.from_dict({"units": [5, 4]})
     good = getattr(good, setting)
-    good = good[layer or 0] if setting in trial.PER_LAYER else good
+    good = good[layer or 0] if setting in recipe.PER_LAYER else good
     fixed = {"units": [5, 4], "seed": 1}
     fixed.pop(name, None)
     settings = {} if sampler == "grid" else {"sampler": sampler, "trials": 12}

@@ -21,7 +21,7 @@ import optuna
 import sda
 from sda.files.opening import Damaged
 from sda.streams import spawn
-from sda.sweep import Range, Sweep, report, search, studies, trial, workers
+from sda.sweep import Range, Sweep, ask, report, studies, trial, workers
 
 X = np.zeros((4, 3), "float32")
 LEVELS = [0.0, 0.1, 0.2, 0.3]
@@ -129,8 +129,10 @@ def test_random_draws_are_planned_and_may_be_continued(tmp_path, judge):
     again = run(made(tmp_path / "b", vary=vary, sampler="random", trials=5))
     assert [row["corruption"] for row in again] == [row["corruption"] for row in five]
     other = made(tmp_path / "c", vary=vary, sampler="random", trials=5, seed=1)
-    assert not {v["corruption"] for v in other._plan} & {row["corruption"] for row in five}
-    rates = [v["learning_rate"] for v in made("d", vary=vary, sampler="random", trials=200)._plan]
+    assert not {v["corruption"] for v in other.points.plan} & {row["corruption"] for row in five}
+    rates = [
+        v["learning_rate"] for v in made("d", vary=vary, sampler="random", trials=200).points.plan
+    ]
     assert min(rates) >= 1e-4
     assert max(rates) <= 1
     # Uniform in the logarithm: half of them are below 0.01, ± 4 deviations of 7.
@@ -197,7 +199,7 @@ def test_what_kills_its_worker_each_time_is_left_alone(tmp_path, judge, monkeypa
         return 1.0
 
     judge(objective)
-    monkeypatch.setattr(search, "ATTEMPTS", 2)
+    monkeypatch.setattr(ask, "ATTEMPTS", 2)
     for _ in range(2):
         with pytest.raises(MemoryError):
             run(made(tmp_path))
@@ -485,7 +487,7 @@ def test_workers_that_are_killed_at_any_moment_lose_nothing(tmp_path, judge, sto
 def held(sweep, worker, beat=None):
     """Let a worker somewhere have the first point of a sweep; return its study and trial."""
     study = study_of(sweep)
-    asked = sweep._ask(study, workers.Watch(60))
+    asked = sweep.points.ask(study, workers.Watch(60))
     asked.set_user_attr("worker", worker)
     if beat is not None:
         asked.set_user_attr("beat", beat)

@@ -10,7 +10,8 @@ except ImportError as error:
         name="sklearn",
     ) from error
 
-from sda.estimators.supervised import SdAClassifier, SdARegressor
+from sda.estimators.classifier import SdAClassifier
+from sda.estimators.regressor import SdARegressor
 from sda.estimators.transformer import SdATransformer
 
 __all__ = ["SdAClassifier", "SdARegressor", "SdATransformer"]

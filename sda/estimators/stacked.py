@@ -9,11 +9,9 @@ from sklearn.utils.validation import validate_data
 
 from sda.checkpoints import state as states
 from sda.checks import check_count, check_flag, check_number, look_up, per_layer
-from sda.layers import corruption
-from sda.layers.noises import NOISES
+from sda.layers.corruption import Corruption
 from sda.models.denoising import Denoising
-from sda.models.stack import StackedDenoisingAutoencoder
-from sda.pretraining.pretrainer import GreedyPretrainer
+from sda.recipe import Recipe
 from sda.rows.reading import as_rows, on_arrays
 from sda.training.optimizers import fresh
 
@@ -40,6 +38,16 @@ class Stacked(BaseEstimator):
         for name, least in (("pretraining_epochs", 0), ("pretraining_batch_size", 1)):
             for value in per_layer(getattr(self, name), len(sizes), name):
                 check_count(value, name, least)
+        levels = zip(
+            per_layer(self.corruption, len(sizes), "corruption"),
+            per_layer(self.noise, len(sizes), "noise"),
+            strict=True,
+        )
+        for level, noise in levels:
+            if not isinstance(level, Corruption):
+                most = np.inf if noise == "gaussian" else 1
+                expectation = f"at least 0 and at most {most}, or an sda.Corruption"
+                check_number(level, "corruption", expectation, lambda v, top=most: 0 <= v <= top)
         check_count(self.n_iter_no_change, "n_iter_no_change")
         check_flag(self.early_stopping, "early_stopping")
         check_flag(self.warm_start, "warm_start")
@@ -73,44 +81,44 @@ class Stacked(BaseEstimator):
             return int(self.random_state)
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
-    def _new_stack(self, features, seed):
+    def _recipe(self, seed, **finetuning):
+        """Return the recipe that the parameters are, a few by other names."""
         sizes = self._sizes()
         depth = len(sizes)
         decoders = per_layer(self.decoder_activation, depth, "decoder_activation")
         # Unlike the stack's own default: columns of a table may hold any numbers.
         decoders[0] = "linear" if decoders[0] is None else decoders[0]
-        noises = zip(
-            per_layer(self.corruption, depth, "corruption"),
-            per_layer(self.noise, depth, "noise"),
-            strict=True,
-        )
-        stack = StackedDenoisingAutoencoder(
-            sizes,
-            corruption=[_corruption(level, noise) for level, noise in noises],
+        return Recipe(
+            units=sizes,
+            noise=self.noise,
+            corruption=self.corruption,
             activation=self.activation,
             decoder_activation=decoders,
             tied=self.tied,
-            seed=seed,
-        )
-        stack.build((None, features))
-        return stack
-
-    def _pretrainer(self, stack, seed):
-        depth = len(stack.autoencoders)
-        optimizers = zip(
-            per_layer(self.pretraining_optimizer, depth, "pretraining_optimizer"),
-            per_layer(self.pretraining_learning_rate, depth, "pretraining_learning_rate"),
-            strict=True,
-        )
-        return GreedyPretrainer(
-            stack,
-            optimizer=[optimizer_like(*o, "pretraining_") for o in optimizers],
             loss=self.reconstruction_loss,
+            optimizer=self._pretraining_optimizers(depth),
             epochs=self.pretraining_epochs,
             batch_size=self.pretraining_batch_size,
+            seed=seed,
+            **finetuning,
+        )
+
+    def _pretraining_optimizers(self, depth):
+        parameters = "pretraining_optimizer", "pretraining_learning_rate"
+        lists = [per_layer(getattr(self, name), depth, name) for name in parameters]
+        return [optimizer_like(*one, "pretraining_") for one in zip(*lists, strict=True)]
+
+    def _new_stack(self, recipe, X):
+        stack = recipe.stack()
+        stack.build((None, X.shape[1]))
+        return stack
+
+    def _pretrainer(self, stack, recipe, **arguments):
+        return recipe.pretrainer(
+            stack,
             callbacks=lambda k: self._early_stopping("val_loss"),
             codes_storage=self.codes_storage,
-            seed=seed,
+            **arguments,
         )
 
     def _early_stopping(self, monitor):
@@ -125,13 +133,13 @@ class Stacked(BaseEstimator):
             )
         ]
 
-    def _pretrain(self, stack, X, held_out, seed):
+    def _pretrain(self, stack, recipe, X, held_out):
         """Pretrain on `X` without the rows `held_out` (indices, or None); return the logs."""
         validation = None
         if held_out is not None:
             validation = X[held_out]
             X = X[np.setdiff1d(np.arange(X.shape[0]), held_out)]
-        histories = self._pretrainer(stack, seed).fit(
+        histories = self._pretrainer(stack, recipe).fit(
             X, validation_data=validation, verbose=self.verbose
         )
         return [history.history for history in histories]
@@ -203,25 +211,6 @@ def map_rows(function, X):
 def extend(logs, others):
     for name, values in others.items():
         logs.setdefault(name, []).extend(values)
-
-
-def _corruption(level, noise):
-    """Return the corruption meant by a level and the name of a noise."""
-    if noise not in NOISES:
-        raise ValueError(
-            f"Expected `noise` to be one of {sorted(NOISES)}. Received: noise={noise!r}"
-        )
-    if not isinstance(level, corruption.Corruption):
-        most = np.inf if noise == "gaussian" else 1
-        expectation = f"at least 0 and at most {most}, or an sda.Corruption"
-        check_number(level, "corruption", expectation, lambda value: 0 <= value <= most)
-        return NOISES[noise](level)
-    if noise != "masking":
-        raise ValueError(
-            "Expected `noise` to be left alone where `corruption` says itself what it is. "
-            f"Received: noise={noise!r} and corruption={level!r}"
-        )
-    return level
 
 
 def optimizer_like(identifier, learning_rate, prefix):

@@ -130,11 +130,12 @@ class SdATransformer(TransformerMixin, Stacked):
         self._check_parameters()
         X = validated(self, X, accept_sparse="csr", dtype=NUMBERS)
         seed = self._seed()
-        stack = self._new_stack(X.shape[1], seed)
+        recipe = self._recipe(seed)
+        stack = self._new_stack(recipe, X)
         if self.warm_start and hasattr(self, "stack_"):
             start_from(stack, self.stack_, "hidden_layer_sizes")
         _, held_out = self._split(X.shape[0], seed)
-        self.histories_ = self._pretrain(stack, X, held_out, seed)
+        self.histories_ = self._pretrain(stack, recipe, X, held_out)
         self.stack_, self._denoisers, self._epochs_done = stack, [], 0
         return self
 
@@ -154,8 +155,9 @@ class SdATransformer(TransformerMixin, Stacked):
         first = not hasattr(self, "stack_")
         self._check_parameters(partial=True)
         X = validated(self, X, accept_sparse="csr", dtype=NUMBERS, reset=first)
-        stack = self._new_stack(X.shape[1], self._seed()) if first else self.stack_
-        pretrainer = self._pretrainer(stack, None)
+        recipe = self._recipe(self._seed() if first else self.stack_.seed)
+        stack = self._new_stack(recipe, X) if first else self.stack_
+        pretrainer = self._pretrainer(stack, recipe, seed=None)
         if isinstance(pretrainer.loss[0], CrossEntropy) and (X.min() < 0 or X.max() > 1):
             raise ValueError(
                 "Expected `X` to lie in [0, 1], as cross-entropy needs. Scale it, or use "

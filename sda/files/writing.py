@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import pathlib
 import re
@@ -41,3 +42,8 @@ def write_plain(path, content):
     """Write a string or bytes to `path`: see `replacing`."""
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path, content):
+    """Write `content` to `path` as JSON: see `replacing`."""
+    write_plain(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

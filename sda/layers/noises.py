@@ -19,6 +19,22 @@ NOISES = {
 }
 
 
+def named(name, level):
+    """Return the noise of a name at a level; a `Corruption` in place of the level is itself."""
+    if not isinstance(name, str) or name not in NOISES:
+        raise ValueError(
+            f"Expected `noise` to be one of {', '.join(NOISES)}. Received: noise={name!r}"
+        )
+    if not isinstance(level, Corruption):
+        return NOISES[name](level)
+    if name != "masking":
+        raise ValueError(
+            "Expected `noise` to be left alone where `corruption` says itself what it is. "
+            f"Received: noise={name!r} and corruption={level!r}"
+        )
+    return level
+
+
 def get(identifier):
     """Return the corruption meant by a level (masking noise), a `Corruption`, or its config."""
     expectation = "a corruption level in [0, 1] or an sda.Corruption layer"

@@ -1,13 +1,6 @@
 """Which runs there are, who does which, and what happens when a worker dies."""
 
-import contextlib
-import itertools
-import math
-import operator
 import pathlib
-import re
-import secrets
-import shutil
 import time
 
 import keras
@@ -16,39 +9,28 @@ import numpy as np
 from sda.checkpoints import identity
 from sda.checkpoints.layer_cache import LayerCache
 from sda.checks import check_count, check_number
-from sda.files.cells import printable
 from sda.files.locks import alone
-from sda.files.opening import Damaged, open_plain
-from sda.files.writing import leftovers, replacing
+from sda.files.opening import Damaged
 from sda.layers import preprocessing
-from sda.rows.arrays import in_place
-from sda.rows.reading import as_rows, check_finite
+from sda.recipe import Recipe
 from sda.streams import check_seed
-from sda.sweep import report, space, trial, workers
+from sda.sweep import data, report, space, trial, workers
+from sda.sweep.ask import Points
+from sda.sweep.runner import Runner
+from sda.sweep.settle import LOCK, Best
 from sda.sweep.space import Range
 from sda.sweep.studies import (
-    ATTEMPTS,
     DATABASE,
     check_sampler,
-    claim,
-    counted,
-    facts_of,
-    is_lost,
     load_optuna,
     make,
     open_storage,
-    point,
     quiet,
     reading,
-    state,
 )
-from sda.training.loop import TrainingDivergedError
 
 # A worker that gives no sign for so many beats is taken for dead.
 GRACE = 4
-# Held by the worker that writes the table, the figures and the best models.
-LOCK = "best.lock"
-OWN = r"\.(best|best_classifier|results|comparison|curves)\."
 
 
 class Sweep:
@@ -63,7 +45,7 @@ class Sweep:
     Args:
         path: Path of the sweep's folder: table, figures, best stack, shared layers, and the SQLite
             file of the results.
-        vary: Dictionary of the names of settings (those of `sda.sweep.trial.Settings`, with
+        vary: Dictionary of the names of settings (those of `sda.Recipe`, with
             "corruption_3" for that of the third layer) to lists of values, or to a
             `sda.sweep.Range`.
         fixed: Dictionary of settings that are the same in all runs.
@@ -149,9 +131,15 @@ class Sweep:
         self.beat = check_number(beat, "beat", "in seconds, above 0", lambda s: s > 0)
         self._made_sampler = make("samplers", sampler if self.is_drawn else "random", self.seed)
         self._made_pruner = make("pruners", "nop" if pruner is None else pruner)
-        self._plan = self._planned()
+        self.points = self._found_points()
+        self.best = Best(self.path, storage, GRACE * self.beat)
         self._is_open = False
-        self._check_values()
+        points, checked = self.points.examples()
+        for values in points:
+            self.recipe(values)
+        # Costs more, and so once a value.
+        for values in checked:
+            trial.check(self.recipe(values))
 
     @property
     def is_drawn(self):
@@ -182,21 +170,24 @@ class Sweep:
         """
         if limit is not None:
             check_count(limit, "limit")
-        train, held_out = self._checked_data(x, y, validation_data)
+        labelled = self.objective != "denoising"
+        train, held_out = data.checked(x, y, validation_data, labelled)
         study = self._open(train, held_out)
-        chosen = preprocessing.for_rows(train[0])
+        open_ones = Recipe(preprocessing=self.fixed.get("preprocessing"))
+        chosen = open_ones.resolve(train[0]).preprocessing
         if chosen and verbose:
             print(f"preprocessing: {preprocessing.described(chosen)}", flush=True)
         # A worker may have been killed between its last result and this.
-        self._settle(study)
+        self.best.settle(study)
         cache = None
         if self.cache_bytes:
             cache = LayerCache(self.path / "layers", self.cache_bytes)
+        runner = Runner(self, train, held_out, cache, verbose)
         watch = workers.Watch(GRACE * self.beat)
         done = 0
         while limit is None or done < limit:
             with reading(self.storage):
-                asked = self._ask(study, watch)
+                asked = self.points.ask(study, watch)
                 running = asked is None and watch.running(study)
             if asked is None:
                 if not running:
@@ -204,7 +195,7 @@ class Sweep:
                 time.sleep(min(1.0, self.beat))  # to take over what another loses
                 continue
             done += 1
-            self._do(study, asked, train, held_out, cache, verbose)
+            runner.do(study, asked)
             self._write_table(study)
         rows = self._write_table(study)
         with alone(self.path / LOCK), reading(self.storage):
@@ -217,199 +208,16 @@ class Sweep:
 
     # What there is to do
 
-    def _settings(self, values):
-        return {**self.fixed, **values}
-
-    def _check_values(self):
-        """Raise `ValueError` for a value that a run would end at, when others are done."""
-        if self._plan is not None:
-            points, checked = self._plan, []
-            for name, values in self.vary.items():
-                if isinstance(values, Range):
-                    found = [f(points, key=operator.itemgetter(name)) for f in (min, max)]
-                else:
-                    found = [next((p for p in points if p[name] == v), None) for v in values]
-                checked += [p for p in found if p is not None and p not in checked]
-        else:
-            ends = {
-                name: [values.low, values.high] if isinstance(values, Range) else values
-                for name, values in self.vary.items()
-            }
-            first = {name: values[0] for name, values in ends.items()}
-            each = [(name, value) for name, values in ends.items() for value in values]
-            points = [first, *(first | dict(pair) for pair in itertools.combinations(each, 2))]
-            checked = [first | {name: value} for name, value in each]
-        for values in points:
-            trial.resolved(self._settings(values))
-        # Costs more, and so once a value.
-        for values in checked:
-            trial.check(trial.resolved(self._settings(values)), self.objective)
-
-    def _planned(self):
-        """Return the points of a plan, or None where each is drawn when its turn comes."""
+    def _found_points(self):
         if self.sampler == "grid":
-            names, lists = list(self.vary), list(self.vary.values())
-            return [dict(zip(names, values, strict=True)) for values in itertools.product(*lists)]
+            return Points.combined(self.vary)
         if self.is_drawn:
-            return None
-        optuna = load_optuna()
-        with quiet(optuna):
-            study = optuna.create_study(sampler=self._made_sampler)
-        distributions = space.distributions(self.vary)
-        return [space.decoded(study.ask(distributions).params) for _ in range(self.trials)]
+            return Points(self.vary, None, self.trials)
+        return Points.random(self.vary, self.trials, self._made_sampler)
 
-    def _ask(self, study, watch):
-        """Return a trial for this worker, or None if there is none to be had.
-
-        A point of the sweep is an index of the plan, or where nothing is planned the number of the
-        trial that was first there; it is left to do as long as each trial of it was lost.
-        """
-        while True:
-            watch.bury(study)
-            trials = counted(study)
-            lost = [t for t in trials if is_lost(t)]
-            live = {point(t) for t in trials if not is_lost(t)}
-            deaths = [point(t) for t in lost if "interrupted" not in facts_of(t)]
-            live |= {p for p in deaths if deaths.count(p) >= ATTEMPTS}
-            if self._plan is not None:
-                points = enumerate(map(space.encoded_all, self._plan))
-            else:
-                # One whose worker died before it had drawn all values is drawn anew.
-                points = ((point(t), t.params) for t in lost if set(t.params) == set(self.vary))
-            missing = {p: params for p, params in points if p not in live}
-            if missing:
-                # In order; where others choose at the same time, not all the same.
-                others = sum(t.state.name == "RUNNING" for t in trials)
-                p = secrets.choice(list(missing)[: others + 1])
-                asked = claim(study, p, missing[p], space.distributions(self.vary), workers.me())
-            elif self._plan is None and len(live) < self.trials:
-                asked = study.ask(space.distributions(self.vary))
-            else:
-                return None
-            if self._is_needed(study, asked):
-                return asked
-            asked.set_user_attr("withdrawn", True)
-            study.tell(asked, state=state("FAIL"), skip_if_finished=True)
-
-    def _is_needed(self, study, asked):
-        """Return whether nobody was quicker: a trial with a lower number was there before."""
-        others = [t for t in counted(study) if t.number != asked.number and not is_lost(t)]
-        mine = asked.user_attrs.get("point", asked.number)
-        for other in others:
-            if point(other) == mine and (other.state.is_finished() or other.number < asked.number):
-                return False
-        if self._plan is None:
-            if len({point(t) for t in others if t.number < asked.number} - {mine}) >= self.trials:
-                return False
-            if any(t.params == asked.params for t in others):
-                # Another worker began with the same seed.
-                study.sampler.reseed_rng()
-        return True
-
-    # Doing it
-
-    def _do(self, study, asked, train, held_out, cache, verbose):
-        """Do one run and tell the study how it ended."""
-        optuna = load_optuna()
-        values = space.decoded(asked.params)
-        facts = {}
-        before = (cache.hits, cache.misses) if cache else (0, 0)
-        outcome = {"state": state("FAIL")}
-        clock = time.perf_counter(), time.process_time()
-        try:
-            with workers.Beats(asked, self.beat) as beats:
-                settings = trial.resolved(self._settings(values))
-                stack = trial.pretrained(settings, train[0], cache)
-                value, classifier = trial.OBJECTIVES[self.objective](
-                    stack, settings, train, held_out, _reporter(asked)
-                )
-            facts["digest"] = trial.digest(stack)
-            if math.isfinite(value):
-                outcome = {"values": value}
-                if not beats.lost:
-                    self._keep(study, asked, value, stack, classifier)
-            else:
-                facts["error"] = f"the objective became {value}"
-        except TrainingDivergedError as error:
-            facts["error"] = str(error)
-        except optuna.TrialPruned:
-            outcome = {"state": state("PRUNED")}
-        except optuna.exceptions.UpdateFinishedTrialError:
-            pass  # taken for dead: the run was given to another
-        except BaseException as error:
-            # Not a result of these settings: whoever comes next tries again.
-            if isinstance(error, KeyboardInterrupt):
-                facts["interrupted"] = True
-            facts["failure"] = f"{type(error).__name__}: {error}"[:300]
-            raise
-        finally:
-            facts["seconds"] = round(time.perf_counter() - clock[0], 3)
-            facts["cpu_seconds"] = round(time.process_time() - clock[1], 3)
-            if cache:
-                facts["layers_shared"] = cache.hits - before[0]
-                facts["layers_trained"] = cache.misses - before[1]
-            facts["backend"] = keras.backend.backend()
-            facts["versions"] = identity.versions()
-            updated = contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError)
-            with updated, reading(self.storage):
-                asked.set_user_attr("facts", facts)
-                study.tell(asked, **outcome, skip_if_finished=True)
-        self._settle(study)
-        if verbose:
-            _say(asked, values, outcome, facts, self._plan, self.trials)
-
-    def _keep(self, study, asked, value, stack, classifier):
-        """Save the models of a run that is the best so far."""
-        told = [t.value for t in study.get_trials() if t.state.name == "COMPLETE"]
-        if told and value > min(told):
-            return
-        folder = self.path / "stacks"
-        folder.mkdir(exist_ok=True)
-        for model, kind in ((stack, ""), (classifier, "_classifier")):
-            if model is not None:
-                with replacing(folder / f"{asked.number}{kind}.keras") as temporary:
-                    model.save(temporary)
-
-    def _settle(self, study):
-        """Put the best models of all under their names, and delete those that no longer are."""
-        folder = self.path / "stacks"
-        if not folder.exists():
-            return
-        with alone(self.path / LOCK):
-            with reading(self.storage):
-                trials = study.get_trials()
-                complete = {t.number: t.value for t in trials if t.state.name == "COMPLETE"}
-            self._clear(folder, trials)
-            if not complete:
-                return
-            best = min(complete, key=lambda number: (complete[number], number))
-            for kind in ("", "_classifier"):
-                source = folder / f"{best}{kind}.keras"
-                target = self.path / f"best{kind}.keras"
-                if source.exists():
-                    with (
-                        open_plain(source, links=False) as model,
-                        replacing(target) as temporary,
-                        open(temporary, "wb") as copy,
-                    ):
-                        shutil.copyfileobj(model, copy)
-                else:  # it is in the folder of another machine
-                    target.unlink(missing_ok=True)
-                for other in trials:
-                    if other.state.is_finished() and other.number != best:
-                        (folder / f"{other.number}{kind}.keras").unlink(missing_ok=True)
-
-    def _clear(self, folder, trials):
-        """Delete what workers that are gone had begun to write. Whoever calls it has the lock."""
-        for path in leftovers(self.path):
-            if re.match(OWN, path.name):
-                path.unlink(missing_ok=True)
-        ended = {str(t.number): t for t in trials if t.state.is_finished()}
-        for path in folder.glob("*.tmp.keras"):
-            found = ended.get(path.name.lstrip(".").partition(".")[0].partition("_")[0])
-            old = time.time() - path.lstat().st_mtime > GRACE * self.beat
-            if found is not None and (old or workers.is_gone(found)):
-                path.unlink(missing_ok=True)
+    def recipe(self, values):
+        """Return the `sda.Recipe` of a run, by the values of what varies."""
+        return Recipe.from_dict({**self.fixed, **values})
 
     # The study
 
@@ -471,46 +279,6 @@ class Sweep:
             study.sampler.reseed_rng()
         return study
 
-    def _checked_data(self, x, y, validation_data):
-        if self.objective == "denoising":
-            if isinstance(validation_data, (tuple, list)) and len(validation_data) == 2:
-                validation_data = validation_data[0]
-            pairs = {"x": (x, None), "validation_data": (validation_data, None)}
-        else:
-            is_pair = isinstance(validation_data, (tuple, list)) and len(validation_data) == 2
-            if y is None or not is_pair:
-                raise ValueError(
-                    "Expected `y`, and `validation_data` as (x, y), by which to compare the runs. "
-                    f"Received: y={type(y).__name__}, "
-                    f"validation_data={type(validation_data).__name__}"
-                )
-            pairs = {"x": (x, y), "validation_data": tuple(validation_data)}
-        checked = []
-        for name, (rows, labels) in pairs.items():
-            if rows is None:
-                raise ValueError(f"Expected `{name}` to hold rows. Received: None")
-            rows = np.asarray(as_rows(rows, name)[:])
-            check_finite(rows, name)
-            if labels is not None:
-                labels = np.asarray(in_place(labels, f"the labels of {name}"))
-                if labels.shape != (len(rows),) or labels.dtype.kind not in "iu":
-                    raise ValueError(
-                        f"Expected the labels of `{name}` to be {len(rows)} integers. "
-                        f"Received: {labels.dtype} of shape {labels.shape}"
-                    )
-            checked.append((rows, labels))
-        if (checked[0][0].dtype == "uint8") != (checked[1][0].dtype == "uint8"):
-            raise ValueError(
-                "Expected `x` and `validation_data` to be both of dtype uint8, pixels to be scaled "
-                f"to [0, 1], or neither. Received: {checked[0][0].dtype} and {checked[1][0].dtype}"
-            )
-        if checked[0][0].shape[1:] != checked[1][0].shape[1:]:
-            raise ValueError(
-                "Expected `validation_data` with rows like those of `x`. "
-                f"Received: shapes {checked[0][0].shape} and {checked[1][0].shape}"
-            )
-        return checked
-
 
 def _settings_of(name, value):
     """Return a setting as JSON has it: numbers and strings, and of others what tells them apart."""
@@ -521,26 +289,3 @@ def _settings_of(name, value):
     if value is None or type(value) in (bool, int, float, str):
         return value
     return identity.object_settings(value, name)
-
-
-def _reporter(asked):
-    optuna = load_optuna()
-
-    def tell(epoch, value):
-        asked.report(value, epoch)
-        if asked.should_prune():
-            raise optuna.TrialPruned
-
-    return tell
-
-
-def _say(asked, values, outcome, facts, plan, trials):
-    total = len(plan) if plan is not None else trials
-    p = asked.user_attrs.get("point", asked.number)
-    what = ", ".join(f"{name} {value}" for name, value in values.items())
-    if "values" in outcome:
-        result = f"{outcome['values']:.4g}"
-    else:
-        result = facts.get("error", outcome["state"].name.lower())
-    line = f"[{p + 1}/{total}] {what}: {result} ({facts['seconds']:.1f} s)"
-    print(printable(line, kept=""), flush=True)

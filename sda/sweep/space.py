@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from sda.checks import check_number
+from sda.recipe.recipe import layer_of
 from sda.sweep.studies import load_optuna
-from sda.sweep.trial import layer_of
 
 
 @dataclasses.dataclass(frozen=True)

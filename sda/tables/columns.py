@@ -1,12 +1,11 @@
 """Tables: columns of numbers, yes and no, and categories, as features of a network and back."""
 
-import datetime
-
 import numpy as np
 
 from sda.layers.masking import MaskingNoise
 from sda.layers.swap import SwapNoise
 from sda.losses.columns import ColumnActivation, ColumnLoss
+from sda.tables import cells
 
 try:
     from sklearn.base import BaseEstimator, TransformerMixin
@@ -17,10 +16,6 @@ except ImportError:  # The constructor says what to install.
 
 SCALERS = ("rank-gauss", "unit")
 KINDS = ("numeric", "binary", "categorical")
-# Words of which there are more than this, and more than one for two rows, are no categories.
-MANY = 20
-# Points in time and spans of it: neither numbers nor categories.
-TIMES = (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64)
 
 
 class Columns(*BASES):
@@ -115,25 +110,14 @@ class Columns(*BASES):
         """
         binary, categorical = _listed(binary, "binary"), _listed(categorical, "categorical")
         listed = {kind: [] for kind in KINDS}
-        for column in _names(table):
+        for column in cells.names(table):
             if column in binary or column in categorical:
                 kind = "binary" if column in binary else "categorical"
             else:
-                values = _values(table, column)
-                is_number = all(isinstance(v, (int, float, np.number)) for v in values)
-                declared = _has_categories(table, column)
-                kind = "numeric" if is_number and not declared else "categorical"
-                most = max(MANY, _known(table, column).sum() / 2)
-                if not is_number and not declared and len(values) > most:
-                    raise ValueError(
-                        "Expected a column that is guessed to be categorical to have few values. "
-                        f"Received: {column!r} with {len(values)} in {len(table)} rows; leave it "
-                        "out, or name it in `categorical`"
-                    )
-                kind = "binary" if len(values) == 2 else kind
+                kind = cells.guessed_kind(table, column)
             listed[kind].append(column)
         for column in [*binary, *categorical]:
-            _values(table, column)  # says so if there is no such column
+            cells.values(table, column)  # says so if there is no such column
         return cls(**listed, scaler=scaler).fit(table)
 
     def fit(self, table, y=None):
@@ -150,8 +134,8 @@ class Columns(*BASES):
         from sklearn.compose import ColumnTransformer
         from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
 
-        kind_of, there = self._kind_of(), _names(table)
-        values = {column: _values(table, column) for column in kind_of}
+        kind_of, there = self._kind_of(), cells.names(table)
+        values = {column: cells.values(table, column) for column in kind_of}
         for column, kind in kind_of.items():
             found = len(values[column])
             least = 1 if kind == "numeric" else 2
@@ -199,7 +183,7 @@ class Columns(*BASES):
 
     def _picked(self, table):
         """Return the columns that count, found by their names."""
-        there = _names(table)
+        there = cells.names(table)
         gone = [column for column in self.names if column not in there]
         twice = [column for column in self.names if there.count(column) > 1]
         if gone or twice:
@@ -377,13 +361,13 @@ class Columns(*BASES):
             # A table of numbers gets its blocks back as numbers, others as objects.
             block = np.asarray(encoder.inverse_transform(block))
             found.update(zip(listed, block.T, strict=True))
-        cells = [found[i] for i in range(len(self.names))]
+        back = [found[i] for i in range(len(self.names))]
         if table is not None:
-            cells = [_kept(table, c, v) for c, v in zip(self.names, cells, strict=True)]
+            back = [cells.kept(table, c, v) for c, v in zip(self.names, back, strict=True)]
         if self._is_frame:
             import pandas
 
-            typed = [_typed(v, t) for v, t in zip(cells, self._dtypes, strict=True)]
+            typed = [cells.typed(v, t) for v, t in zip(back, self._dtypes, strict=True)]
             # Names may be of any kind; a dictionary would have no tuples.
             frame = pandas.concat(typed, axis=1)
             frame.columns = self._columns
@@ -392,7 +376,7 @@ class Columns(*BASES):
                 if table is None or not hasattr(table, "index")
                 else frame.set_axis(table.index)
             )
-        back = np.stack(cells, axis=1)
+        back = np.stack(back, axis=1)
         return back.astype("float64") if self._dtypes[0].kind in "biuf" else back
 
     def __sklearn_is_fitted__(self):
@@ -425,72 +409,6 @@ def _listed(columns, name):
     return list(columns)
 
 
-def _names(table):
-    """Return the names of a DataFrame's columns, or the positions of an array's."""
-    if hasattr(table, "columns"):
-        return list(table.columns)
-    if not isinstance(table, np.ndarray) or table.ndim != 2:
-        raise ValueError(
-            "Expected `table` to be a pandas.DataFrame or an array of shape (n, columns). "
-            f"Received: {type(table).__name__}"
-        )
-    return list(range(table.shape[1]))
-
-
-def _values(table, column):
-    """Return the values of a column in order, without those that are missing."""
-    there = _names(table)
-    if column not in there:
-        raise ValueError(f"Expected columns among {there}. Received: {column!r}")
-    if there.count(column) > 1:
-        raise ValueError(
-            f"Expected the columns of `table` to have names that differ. Received: {column!r} twice"
-        )
-    if hasattr(table, "columns"):
-        series = table[column]
-        # Of a categorical dtype, also the values that no row has.
-        values = (
-            series.dtype.categories
-            if _has_categories(table, column)
-            else (series.dropna().unique())
-        )
-    else:
-        cells = table[:, column]
-        # Of nanoseconds `tolist` would make integers.
-        cells = cells if cells.dtype.kind in "mM" else cells.tolist()
-        values = {v for v in cells if v is not None and v == v}
-    # (A Period of pandas is none of datetime's.)
-    if any(isinstance(value, TIMES) or hasattr(value, "to_timestamp") for value in values):
-        raise ValueError(
-            "Expected columns of numbers, of two values or of categories. Received: times in "
-            f"{column!r}; turn them into numbers, such as days or the day of the week"
-        )
-    try:
-        return sorted(values)
-    except TypeError as error:
-        raise ValueError(
-            f"Expected the values of a column to be of one type. Received: {column!r}: {error}"
-        ) from error
-
-
-def _has_categories(table, column):
-    return hasattr(table, "columns") and hasattr(table[column].dtype, "categories")
-
-
-def _known(table, column):
-    """Return where a column is not missing."""
-    if hasattr(table, "columns"):
-        return table[column].notna().to_numpy()
-    return np.array([v is not None and v == v for v in table[:, column].tolist()], bool)
-
-
-def _kept(table, column, values):
-    """Return the cells of a column that are known in `table`, and `values` for the others."""
-    known = _known(table, column)
-    cells = table[column].to_numpy(object) if hasattr(table, "columns") else table[:, column]
-    return np.where(known, cells, values.astype(object))
-
-
 def _scaler(scaler, rows):
     from sklearn.base import clone
     from sklearn.preprocessing import MinMaxScaler, QuantileTransformer
@@ -500,19 +418,3 @@ def _scaler(scaler, rows):
             n_quantiles=min(rows, 1000), output_distribution="normal", random_state=0
         )
     return MinMaxScaler() if scaler == "unit" else clone(scaler)
-
-
-def _typed(values, dtype):
-    """Return `values` as a pandas Series, of the column's own dtype where it can hold them."""
-    import pandas
-
-    series = pandas.Series(values).infer_objects()
-    there = series.notna()
-    # NumPy's integers and booleans know no missing values.
-    if isinstance(dtype, np.dtype) and not there.all():
-        return series
-    try:
-        converted = series.astype(dtype)
-    except (TypeError, ValueError):
-        return series
-    return converted if (converted[there] == series[there]).all() else series
