@@ -334,7 +334,7 @@ def test_values_that_are_missing_are_nan_in_the_matrix():
     x[3, 2] = np.nan
     found = []
     for form in (np.asarray, sp.csr_matrix):
-        stack = stack_of(missing=0.5)
+        stack = stack_of(fill_value=0.5)
         sda.GreedyPretrainer(stack, epochs=1, seed=1).fit(form(x), verbose=0)
         error = stack.reconstruction_error(form(x))
         found += [[*stack.get_weights(), stack.impute(form(x)), error]]
