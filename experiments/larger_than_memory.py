@@ -31,6 +31,7 @@ import sda
 from experiments import parts
 from experiments.endurance import digest, mb, memory
 from experiments.record import write_json
+from sda.rows.base import Rows
 from sda.training import feed
 
 NAME = "larger_than_memory"
@@ -62,21 +63,17 @@ QUICK = Sizes(
 )  # fmt: skip
 
 
-class MadeRows:
+class MadeRows(Rows):
     """Rows in [0, 1] that are made when they are asked for: a few patterns in many strengths."""
 
     resident = False
 
     def __init__(self, rows, seed):
+        super().__init__((rows, FEATURES), "float32")
         generator = np.random.default_rng(seed)
         codes = generator.normal(size=(5000, 30)) @ generator.normal(size=(30, FEATURES))
         self.patterns = (1 / (1 + np.exp(-codes / 3))).astype("float32")
         self.strengths = generator.uniform(0.5, 1, size=(rows, 1)).astype("float32")
-        self.shape = (rows, FEATURES)
-        self.dtype = np.dtype("float32")
-
-    def __len__(self):
-        return self.shape[0]
 
     def __getitem__(self, rows):
         if isinstance(rows, slice):

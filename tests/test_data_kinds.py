@@ -6,7 +6,7 @@ import pytest
 
 import sda
 from sda.rows import codes
-from sda.rows.reading import on_arrays
+from sda.rows.reading import on_arrays, rows_of
 from sda.training import feed
 
 pd = pytest.importorskip("pandas")
@@ -89,9 +89,15 @@ def of_jax(array):
     return pytest.importorskip("jax").numpy.asarray(array)
 
 
+def sparse(array):
+    if array.ndim == 1:
+        return array
+    return pytest.importorskip("scipy.sparse").csr_array(array)
+
+
 KINDS = [
-    shuffled, text_index, nullable, two_dtypes, Frame, np.ndarray.tolist, big_endian, fortran,
-    backwards, tensor, variable, of_torch, of_tensorflow, of_jax,
+    sparse, shuffled, text_index, nullable, two_dtypes, Frame, np.ndarray.tolist, big_endian,
+    fortran, backwards, tensor, variable, of_torch, of_tensorflow, of_jax,
 ]  # fmt: skip
 
 
@@ -262,10 +268,6 @@ def masked(array):
     return np.ma.array(array, mask=array > 0.5)
 
 
-def sparse(array):
-    return pytest.importorskip("scipy.sparse").csr_matrix(array)
-
-
 def texts(array):
     return pd.DataFrame({"number": array[:, 0], "name": ["a"] * len(array)})
 
@@ -280,7 +282,6 @@ def dates(array):
 
 REFUSED = {
     masked: r"without a mask.*filled\(np\.nan\)",
-    sparse: r"to be dense.*toarray",
     Symbolic: "to hold values.*symbolic",
     texts: r"\['name'\]` to hold numbers\. Received: dtype (str|object); sda\.tables\.Columns",
     categories: r"\['name'\]` to hold numbers\. Received: dtype category; sda\.tables\.Columns",
@@ -358,7 +359,7 @@ def test_codes_are_kept_in_float64(float64, tmp_path, place):
     stack = stack_of(dtype="float64")
     expected = stack.encode(x, layer=0)
     encode = on_arrays(stack.autoencoders[0].encode)
-    kept = codes.encode_rows(encode, x, expected.shape, place, tmp_path, "codes")
+    kept = codes.encode_rows(encode, rows_of(x), expected.shape, place, tmp_path, "codes")
     assert kept.dtype == expected.dtype == "float64"
     np.testing.assert_array_equal(kept[:], expected)
 

@@ -15,7 +15,7 @@ import pytest
 import sda
 from sda import streams
 from sda.checkpoints import state as states
-from sda.rows import codes, orders, scratch
+from sda.rows import base, codes, orders, scratch
 from sda.training import feed
 
 WIDTH = 12
@@ -335,17 +335,14 @@ def test_memory_is_that_of_some_pieces(tmp_path, monkeypatch):
 # Nothing is left behind
 
 
-class Rows:
+class Rows(base.Rows):
     """Rows of an array that fail at one of the reads."""
 
     resident = False
 
     def __init__(self, array, fails_at=None):
+        super().__init__(array.shape, array.dtype)
         self.array, self.left = array, fails_at
-        self.shape, self.dtype = array.shape, array.dtype
-
-    def __len__(self):
-        return len(self.array)
 
     def __getitem__(self, rows):
         if threading.current_thread().name.startswith("sda-reader") and self.left is not None:

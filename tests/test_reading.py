@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import sda
-from sda.rows import iterated, reading, scratch
+from sda.rows import base, iterated, reading, scratch
 from sda.rows.mapped import MappedRows
 from sda.rows.read_ahead import ahead
 from sda.rows.scratch import Scratch
@@ -101,7 +101,7 @@ def test_a_mapped_file_that_is_cut_short_is_refused(tmp_path):
     with h5py.File(tmp_path / "rows.h5", "w") as file:
         file["x"] = numbers(3000)
     h5 = sda.datasets.read(tmp_path / "rows.h5")
-    assert h5.mapped
+    assert h5.any_order
     stack = sda.StackedDenoisingAutoencoder([2], seed=1)
     stack.build((None, 5))
     for source in (MappedRows(array), MappedRows(array[100:200]), h5):
@@ -149,7 +149,7 @@ def test_types_that_numpy_does_not_have_are_not_mapped(tmp_path):
         file["yes"] = values > 0
     for name, is_mapped in {"twelve": False, "bfloat16": False, "plain": True, "yes": True}.items():
         source = sda.datasets.read(tmp_path / "rows.h5", name)
-        assert source.mapped == is_mapped
+        assert source.any_order == is_mapped
         for index in (slice(None), np.array([2, 0])):
             expected = (values > 0 if name == "yes" else values)[index]
             np.testing.assert_array_equal(source[index], expected)
@@ -323,12 +323,59 @@ def test_chunks_are_unpacked_for_any_order_where_there_are_many(tmp):
         assert reading.in_any_order(small, kept) is small
 
 
+def test_so_are_those_of_a_part(tmp):
+    array = numbers(300)
+    with h5py.File(tmp / "rows.h5", "w") as file, Scratch(1000) as kept:
+        dataset = file.create_dataset("packed", data=array, chunks=(7, 5), compression="gzip")
+        for some, expected in (
+            (reading.as_rows(dataset).part(20, 280), array[20:280]),
+            (reading.as_rows(dataset).take(np.arange(0, 300, 2)), array[::2]),
+        ):
+            found = reading.in_any_order(some, kept)
+            assert found is not some
+            assert found.any_order
+            np.testing.assert_array_equal(found[:], expected)
+
+
+def test_some_rows_of_any_source_are_rows(tmp_path):
+    array = numbers(30)
+
+    class Source:
+        shape, dtype = array.shape, array.dtype
+
+        def __len__(self):
+            return 30
+
+        def __getitem__(self, rows):
+            return array[rows]
+
+    order = np.array([4, 0, 4, 2])
+    with h5py.File(tmp_path / "rows.h5", "w") as file:
+        file["x"] = array
+        for source in (array, mapped(array, tmp_path / "rows"), file["x"], Source()):
+            rows = reading.as_rows(source)
+            for some, expected in (
+                (rows, array),
+                (rows.part(5, 25), array[5:25]),
+                (rows.part(5, 25).part(2, 9), array[7:14]),
+                (rows.take(np.arange(29, 3, -2)), array[29:3:-2]),
+                (rows.take(np.arange(9)).part(1, 8), array[1:8]),
+            ):
+                assert (some.shape, some.dtype, len(some)) == (
+                    expected.shape, expected.dtype, len(expected)
+                )  # fmt: skip
+                for index in (slice(None), slice(1, 4), slice(0, None, 3), order):
+                    np.testing.assert_array_equal(some[index], expected[index])
+                np.testing.assert_array_equal(np.concatenate(list(some.pieces(4))), expected)
+                assert some.digest() == reading.as_rows(expected).digest()
+
+
 @pytest.mark.parametrize("settings", [{"chunks": (7, 5), "compression": "gzip"}, {"dtype": ">f4"}])
 def test_near_rows_of_a_dataset_that_is_not_mapped_are_read_in_spans(tmp, settings):
     array, generator = numbers(3000), np.random.default_rng(1)
     with h5py.File(tmp / "rows.h5", "w") as file:
         source = reading.as_rows(file.create_dataset("x", data=array, **settings))
-        assert not source.mapped
+        assert not source.any_order
         dataset, read = source.dataset, []
 
         class Counted:
@@ -354,8 +401,8 @@ def test_near_rows_of_a_dataset_that_is_not_mapped_are_read_in_spans(tmp, settin
 
 
 def test_pieces_are_bounded_in_rows_and_in_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "PIECE_ROWS", 8)
-    monkeypatch.setattr(reading, "PIECE_BYTES", 100)
+    monkeypatch.setattr(base, "PIECE_ROWS", 8)
+    monkeypatch.setattr(base, "PIECE_BYTES", 100)
     for width, longest in ((1, 8), (5, 4), (500, 1)):
         array = numbers(30, width)
         for source in (array, MappedRows(mapped(array, tmp_path / str(width)))):
@@ -384,4 +431,4 @@ def test_batches_may_be_nested():
     np.testing.assert_array_equal(x["a"], a)
     np.testing.assert_array_equal(x["b"], b)
     np.testing.assert_array_equal(labels, y)
-    np.testing.assert_array_equal(reading.as_rows(Batches([(a, y)])), a)
+    np.testing.assert_array_equal(reading.as_rows(Batches([(a, y)]))[:], a)

@@ -29,7 +29,7 @@ from sda.checkpoints.code import (
 )
 from sda.distribution import processes
 from sda.files.cells import printable
-from sda.rows.reading import pieces
+from sda.rows.reading import as_rows
 
 # Entries of a variable that are kept beside its digest, and how near they have to be.
 ENTRIES = 16
@@ -40,9 +40,9 @@ def data_settings(data):
     """Return what tells one set of data from another: for each source its type, shape and digest.
 
     Args:
-        data: Nested structure of row sources, or None.
+        data: Nested structure of rows, or None.
     """
-    return [_fingerprint(rows) for rows in tree.flatten(data) if rows is not None]
+    return [as_rows(rows).digest() for rows in tree.flatten(data) if rows is not None]
 
 
 def model_settings(model, left_out=None):
@@ -287,14 +287,6 @@ def versions():
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
-
-
-def _fingerprint(rows):
-    found = hashlib.sha256()
-    for piece in pieces(rows):
-        found.update(memoryview(np.ascontiguousarray(piece)).cast("B"))
-    shape = tuple(int(n) for n in rows.shape)
-    return f"{np.dtype(rows.dtype).name} {shape}, SHA-256 {found.hexdigest()}"
 
 
 def _flat(value, path=""):

@@ -20,7 +20,7 @@ class Source:
     """Rows, with what is known about them.
 
     Attributes:
-        x: Rows of shape `(n, features)`.
+        x: Rows of shape `(n, features)`: a NumPy array, or those of a file.
         y: Labels of shape `(n,)`, of any type, or None.
         image_shape: `(height, width)` or `(height, width, 3)` where the rows are images, or None.
         columns: List of the columns' names, of a table, or None.
@@ -65,25 +65,9 @@ class Source:
 
     def take(self, indices):
         """Returns a `Source` of the rows at the indices, increasing integers; files stay files."""
-        x = self.x[indices] if isinstance(self.x, np.ndarray) else _Part(self.x, indices)
+        x = self.x.take(indices, axis=0)
         y = None if self.y is None else self.y[indices]
         return dataclasses.replace(self, x=x, y=y)
-
-
-class _Part:
-    """Some rows of a source that stays where it is, such as those of an HDF5 file."""
-
-    def __init__(self, rows, indices):
-        self.rows = rows
-        self.indices = indices
-        self.shape = (len(indices), *rows.shape[1:])
-        self.dtype = rows.dtype
-
-    def __len__(self):
-        return len(self.indices)
-
-    def __getitem__(self, rows):
-        return self.rows[self.indices[rows]]
 
 
 def open_source(data, labels=None):

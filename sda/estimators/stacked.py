@@ -14,7 +14,7 @@ from sda.layers.noises import NOISES
 from sda.models.denoising import Denoising
 from sda.models.stack import StackedDenoisingAutoencoder
 from sda.pretraining.pretrainer import GreedyPretrainer
-from sda.rows.reading import on_arrays, pieces
+from sda.rows.reading import as_rows, on_arrays
 from sda.training.optimizers import fresh
 
 # Integers, and uint8 among them, are numbers here as everywhere in scikit-learn, and no pixels.
@@ -129,10 +129,10 @@ class Stacked(BaseEstimator):
         """Pretrain on `X` without the rows `held_out` (indices, or None); return the logs."""
         validation = None
         if held_out is not None:
-            validation = rows_of(X[held_out])
+            validation = X[held_out]
             X = X[np.setdiff1d(np.arange(X.shape[0]), held_out)]
         histories = self._pretrainer(stack, seed).fit(
-            rows_of(X), validation_data=validation, verbose=self.verbose
+            X, validation_data=validation, verbose=self.verbose
         )
         return [history.history for history in histories]
 
@@ -195,28 +195,9 @@ def validated(estimator, X, *y, reset=True, **settings):
     return found
 
 
-class SparseRows:
-    """The rows of a CSR matrix, made dense when they are read."""
-
-    def __init__(self, matrix):
-        self.matrix = matrix
-        self.shape = matrix.shape
-        self.dtype = matrix.dtype
-
-    def __len__(self):
-        return self.shape[0]
-
-    def __getitem__(self, rows):
-        return self.matrix[rows].toarray()
-
-
-def rows_of(X):
-    return SparseRows(X) if hasattr(X, "toarray") else X
-
-
-def map_rows(function, rows):
+def map_rows(function, X):
     """Return a function of tensors over all rows, a piece at a time, as one array."""
-    return np.concatenate([on_arrays(function)(piece) for piece in pieces(rows, 1024)])
+    return np.concatenate([on_arrays(function)(piece) for piece in as_rows(X, "X").pieces(1024)])
 
 
 def extend(logs, others):

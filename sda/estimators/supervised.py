@@ -16,7 +16,6 @@ from sda.estimators.stacked import (
     extend,
     map_rows,
     optimizer_like,
-    rows_of,
     start_from,
     validated,
 )
@@ -105,7 +104,7 @@ class _Supervised(Stacked):
 
     def _examples(self, X, targets, labelled, weights, chosen):
         rows = X if len(chosen) == X.shape[0] else X[labelled[chosen]]
-        return rows_of(rows), targets[chosen], None if weights is None else weights[chosen]
+        return rows, targets[chosen], None if weights is None else weights[chosen]
 
     def _compiled(self, stack, outputs):
         model = self._on_stack(stack, (outputs, self.dropout))
@@ -117,7 +116,7 @@ class _Supervised(Stacked):
         """Return the outputs of the model, in the precision of `X`."""
         check_is_fitted(self, "model_")
         X = validated(self, X, accept_sparse="csr", dtype=NUMBERS, reset=False)
-        outputs = map_rows(lambda rows: self.model_(rows, training=False), rows_of(X))
+        outputs = map_rows(lambda rows: self.model_(rows, training=False), X)
         return outputs.astype(X.dtype, copy=False)
 
 

@@ -12,7 +12,6 @@ from sda.estimators.stacked import (
     Stacked,
     extend,
     map_rows,
-    rows_of,
     start_from,
     validated,
 )
@@ -176,7 +175,7 @@ class SdATransformer(TransformerMixin, Stacked):
                 [{} for _ in self._denoisers],
                 0,
             )
-        rows = rows_of(X)
+        rows = X
         for k, (model, batch_size, logs) in enumerate(
             zip(self._denoisers, pretrainer.batch_size, self.histories_, strict=True)
         ):
@@ -221,7 +220,7 @@ class SdATransformer(TransformerMixin, Stacked):
                 codes.append(rows)
             return ops.concatenate([codes[k] for k in indices], axis=-1)
 
-        return map_rows(encode, rows_of(X)).astype(X.dtype, copy=False)
+        return map_rows(encode, X).astype(X.dtype, copy=False)
 
     def inverse_transform(self, X):
         """Return the reconstruction of the input from its codes, without noise.

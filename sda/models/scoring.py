@@ -34,7 +34,7 @@ def impute(stack, x, iterations=1, layer=-1, batch_size=1024):
             "Expected a stack that was made with `fill_value`, the number that the network sees "
             "in place of missing values. Received: fill_value=None"
         )
-    x = _as_array(stack, x)
+    x = np.asarray(_checked(stack, x)[:])
     if not stack.built:
         stack.build(x.shape)
     if before.inverse(stack.preprocessing, stack.example_shape) is None:
@@ -59,14 +59,16 @@ def reconstruction_error(stack, x, per_column=False, loss=None, layer=-1, batch_
         rows = stack.prepare(rows)
         return loss.errors(rows, stack.rebuilt(rows, layer, logits=loss.from_logits))
 
-    errors = stack.in_pieces(errors_of, _as_array(stack, x), batch_size)
-    if not per_column:
-        return np.nansum(errors, axis=tuple(range(1, errors.ndim)))
-    return loss.layout.per_column(errors) if isinstance(loss, losses.ColumnLoss) else errors
+    def scores(errors):
+        if not per_column:
+            return np.nansum(errors, axis=tuple(range(1, errors.ndim)))
+        return loss.layout.per_column(errors) if isinstance(loss, losses.ColumnLoss) else errors
+
+    return stack.in_pieces(errors_of, _checked(stack, x), batch_size, scores)
 
 
-def _as_array(stack, x):
-    """Return `x` as an array of floats, NaN only where values may be missing."""
-    rows = np.asarray(as_rows(x)[:])
+def _checked(stack, x):
+    """Return `x` as `Rows` of numbers, NaN only where values may be missing."""
+    rows = as_rows(x)
     check_finite(rows, "x", missing=stack.fill_value is not None)
     return rows

@@ -12,9 +12,7 @@ from sda.layers.parts import serialize_shared
 from sda.models import scoring, supervised
 from sda.models.from_model import parts_of
 from sda.models.new_layer import for_each_layer, new_layer
-from sda.rows.arrays import in_place
-from sda.rows.h5 import is_h5
-from sda.rows.reading import as_rows, check_finite, on_arrays
+from sda.rows.reading import check_finite, on_arrays, rows_of
 from sda.streams import check_seed
 
 
@@ -289,7 +287,8 @@ class StackedDenoisingAutoencoder(keras.Model):
 
         Args:
             x: Array of shape `(n, ...)`; anything that slices into NumPy arrays, such as an
-                `h5py.Dataset`, is read in pieces of `batch_size` rows.
+                `h5py.Dataset`, or a matrix of `scipy.sparse`, is read in pieces of `batch_size`
+                rows.
             layer: Index of the layer, 0 for the first, -1 for the top.
             batch_size: Rows encoded at a time.
 
@@ -501,11 +500,11 @@ class StackedDenoisingAutoencoder(keras.Model):
             )
         return int(layer) % depth
 
-    def in_pieces(self, function, x, batch_size):
-        """Return a function of tensors, applied to `batch_size` rows at a time, as one array."""
+    def in_pieces(self, function, x, batch_size, then=lambda found: found):
+        """Return `function` of `x`, and `then` of what comes out as arrays, a piece at a time."""
         check_count(batch_size, "batch_size")
-        x = as_rows(x) if is_h5(x) or isinstance(x, np.memmap) else in_place(x, "x")
-        shape = tuple(np.shape(x))
+        x = rows_of(x)
+        shape = x.shape
         if not self.built:
             self.build(shape)
         if shape[1:] != self.example_shape:
@@ -520,7 +519,7 @@ class StackedDenoisingAutoencoder(keras.Model):
             # There may be no row at all.
             if len(rows):
                 check_finite(rows, "x", start, missing=self.fill_value is not None)
-            return function(rows)
+            return then(function(rows))
 
         return np.concatenate([checked(i) for i in range(0, max(shape[0], 1), batch_size)])
 

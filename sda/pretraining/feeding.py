@@ -4,7 +4,6 @@ import dataclasses
 import math
 
 from sda.checks import check_count
-from sda.rows import subset
 from sda.rows.iterated import first_batches, is_iterated, length
 from sda.rows.orders import check_shuffle
 from sda.training import validation as validating
@@ -56,12 +55,12 @@ class Feeding:
         if validation is None and self.validation_split:
             rows = len(data[0])
             first = validating.split_at(rows, self.validation_split)
-            validation = tuple(subset.part(part, first, rows) for part in data)
-            data = tuple(subset.part(part, 0, first) for part in data)
+            validation = tuple(part.part(first, rows) for part in data)
+            data = tuple(part.part(0, first) for part in data)
         if validation is not None and self.validation_steps is not None:
             size = self.validation_batch_size or self.batch_size[0]
             some = validating.rows_of_steps(len(validation[0]), size, self.validation_steps)
-            validation = tuple(subset.part(part, 0, some) for part in validation)
+            validation = tuple(part.part(0, some) for part in validation)
         return data, validation
 
     def settings(self):

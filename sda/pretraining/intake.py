@@ -106,7 +106,8 @@ class Intake:
         apart = bool(missing or stack.preprocessing or inside is not True)
         least, most = (np.fmin, np.fmax) if apart else (np.minimum, np.maximum)
         start = 0
-        for piece in pieces(rows):
+        # What is not zero, where most is and nothing depends on the place.
+        for piece in pieces(rows) if apart else rows.values():
             if apart:
                 check_finite(piece, name, start, missing)
             prepared = prepare(piece) if stack.preprocessing else host(piece)
@@ -114,7 +115,7 @@ class Intake:
             low, high = least.reduce(prepared, axis=None), most.reduce(prepared, axis=None)
             all_missing = missing and np.isnan(low)
             if not (all_missing or (low >= 0 and high <= 1)):
-                check_finite(piece, name, start, missing)
+                check_finite(rows, name, missing=missing)
                 after = " after its preprocessing" if stack.preprocessing else ""
                 raise ValueError(
                     f"Expected `{name}` to lie in [0, 1], as the cross-entropy of a sigmoid "

@@ -66,7 +66,8 @@ def fit(pretrainers, x, shuffle=True, verbose=0):
     _check_alike(pretrainers)
     first = pretrainers[0]
     rows = Intake(first.stack, first.loss[0]).rows(x)
-    if keras.backend.backend() != "jax" or keras.distribution.distribution() is not None:
+    alone = keras.backend.backend() != "jax" or keras.distribution.distribution() is not None
+    if alone or not rows.resident:
         return [_alone(pretrainer, rows, shuffle, verbose) for pretrainer in pretrainers]
     return _together(pretrainers, rows, shuffle, verbose)
 
@@ -93,7 +94,8 @@ def _together(pretrainers, rows, shuffle, verbose):
         ]
         # Below the first layer all have the same rows, which are not copied.
         same = all(data[i] is data[alive[0]] for i in alive)
-        given = np.asarray(data[alive[0]][:]) if same else np.stack([data[i] for i in alive])
+        given = [np.asarray(data[i][:]) for i in (alive[:1] if same else alive)]
+        given = given[0] if same else np.stack(given)
         _train(members, given, same, verbose and f"layer {k + 1}")
         for i, member in zip(alive, members, strict=True):
             if member.error is None:

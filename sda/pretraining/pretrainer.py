@@ -172,7 +172,8 @@ class GreedyPretrainer:
 
         Args:
             x: Unlabelled examples of shape `(n, ...)`: NumPy array, `np.memmap`, `h5py.Dataset` of
-                an open file, what `sda.datasets.read` returns, or a source of batches: a
+                an open file, what `sda.datasets.read` returns, a matrix of `scipy.sparse`, whose
+                rows are made dense as they are read, or a source of batches: a
                 `tf.data.Dataset`, `keras.utils.PyDataset`, PyTorch `DataLoader`, or a generator.
                 Sources of batches are read once, to a file for temporary use if they are large,
                 since every layer needs the rows again: what they shuffle and augment is the same

@@ -4,14 +4,34 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from sda.rows.base import Rows
 from sda.rows.frames import from_pandas
+from sda.rows.sparse import is_sparse
+
+
+class ArrayRows(Rows):
+    """Rows of a NumPy array.
+
+    Args:
+        array: The array.
+    """
+
+    def __init__(self, array):
+        super().__init__(array.shape, array.dtype)
+        self.array = array
+
+    def __getitem__(self, rows):
+        return self.array[rows]
 
 
 def in_place(x, name):
     """Return `x` as a NumPy array, or as it is where it gives rows by position and has a dtype.
 
+    A sparse matrix becomes dense: batches and labels are small. `sda.rows.sparse` has the rows of
+    large ones.
+
     Raises:
-        ValueError: If it is masked, sparse or symbolic, or a DataFrame with a column of no numbers.
+        ValueError: If it is masked or symbolic, or a DataFrame with a column of no numbers.
     """
     if isinstance(x, np.ma.MaskedArray):
         raise ValueError(
@@ -19,16 +39,14 @@ def in_place(x, name):
             f"Received: a numpy.ma.MaskedArray; `{name}.filled(np.nan)` has NaN where values are "
             "missing"
         )
-    if hasattr(x, "toarray") and hasattr(x, "nnz"):
-        raise ValueError(
-            f"Expected `{name}` to be dense. Received: a {type(x).__name__}; use `{name}.toarray()`"
-        )
     if isinstance(x, keras.KerasTensor):
         raise ValueError(f"Expected `{name}` to hold values. Received: the symbolic {x}")
     if isinstance(x, np.memmap):
         return x
     if isinstance(x, np.ndarray):
         array = np.asarray(x)
+    elif is_sparse(x):
+        array = x.toarray()
     elif type(x).__module__.partition(".")[0] == "pandas":
         array = from_pandas(x, name)
     elif keras.ops.is_tensor(x) or isinstance(x, keras.Variable):

@@ -9,39 +9,30 @@ import keras
 import numpy as np
 
 from sda.checks import check_count
+from sda.rows.arrays import ArrayRows
+from sda.rows.base import Rows
 from sda.rows.h5 import H5Rows
-from sda.rows.reading import pieces
 
 PLACES = ("auto", "device", "ram", "disk", "recompute")
 # What "auto" keeps on the device when no budget is given.
 BUDGET = 2**30
 
 
-class HostRows:
+class HostRows(ArrayRows):
     """Codes in RAM that are sent to the device piece by piece."""
 
     resident = False
 
-    def __init__(self, array):
-        self.array = array
-        self.shape = array.shape
-        self.dtype = array.dtype
 
-    def __len__(self):
-        return self.shape[0]
-
-    def __getitem__(self, rows):
-        return self.array[rows]
-
-
-class RecomputedRows(HostRows):
+class RecomputedRows(Rows):
     """Codes that are computed from the rows below whenever they are read."""
 
+    resident = False
+
     def __init__(self, encode, below, shape):
+        super().__init__(shape, _dtype())
         self.encode = encode
         self.below = below
-        self.shape = shape
-        self.dtype = np.dtype(_dtype())
 
     def __getitem__(self, rows):
         return self.encode(self.below[rows]).astype(self.dtype, copy=False)
@@ -104,11 +95,11 @@ def place_codes(storage, budget, shape):
 
 
 def encode_rows(encode, rows, shape, place, folder, name):
-    """Return the codes of `rows`, living in `place`.
+    """Return the codes of `rows`, living in `place`, as `Rows`.
 
     Args:
         encode: Function from a NumPy array of rows to a NumPy array of codes.
-        rows: The rows below.
+        rows: The `Rows` below.
         shape: Shape of the codes.
         place: One of `PLACES`, but not "auto".
         folder: Path of the folder for scratch files.
@@ -119,7 +110,7 @@ def encode_rows(encode, rows, shape, place, folder, name):
     if place != "disk":
         codes = np.empty(shape, _dtype())
         _fill(codes, encode, rows)
-        return codes if place == "device" else HostRows(codes)
+        return ArrayRows(codes) if place == "device" else HostRows(codes)
     import h5py
 
     path = pathlib.Path(folder) / f"{name}.h5"
@@ -135,7 +126,7 @@ def _dtype():
 
 def _fill(codes, encode, rows):
     start = 0
-    for piece in pieces(rows):
+    for piece in rows.pieces():
         # HDF5 knows no bfloat16.
         codes[start : start + len(piece)] = encode(piece).astype(codes.dtype, copy=False)
         start += len(piece)

@@ -6,22 +6,26 @@ import h5py
 import numpy as np
 
 from sda.files.h5 import BROKEN_H5, check_chunks
-from sda.rows.base import size_of
+from sda.rows.base import Rows, size_of
 from sda.rows.mapped import GAP, MappedRows
 
 
-class H5Rows:
+class H5Rows(Rows):
     """Rows of an `h5py.Dataset`, read by index.
 
     HDF5 reads a list of rows slowly and in increasing order only. Where the dataset lies in the
     file in one piece, uncompressed, and of a type that is one of NumPy's, its rows are read through
-    a memory map instead; `mapped` says so.
+    a memory map instead, and read well in any order.
     """
 
+    on_disk = True
+
     def __init__(self, dataset):
+        super().__init__(dataset.shape, dataset.dtype)
         self.dataset = dataset
-        self.shape = dataset.shape
-        self.dtype = dataset.dtype
+        self.name = dataset.name
+        # Unpacked as a whole.
+        self.chunk = (dataset.chunks or (1,))[0]
         self._map = None
         self._checked = set()
         offset = dataset.id.get_offset()
@@ -46,11 +50,8 @@ class H5Rows:
         return os.path.samestat(there, opened) and size <= there.st_size
 
     @property
-    def mapped(self):
+    def any_order(self):
         return self._map is not None
-
-    def __len__(self):
-        return self.shape[0]
 
     def __getitem__(self, rows):
         if self._map is not None:

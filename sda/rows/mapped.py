@@ -5,6 +5,8 @@ import mmap
 
 import numpy as np
 
+from sda.rows.base import Rows
+
 # A disk serves many reads at a time; one thread waits for each of its own.
 THREADS = 16
 ROWS_A_THREAD = 256
@@ -12,7 +14,7 @@ ROWS_A_THREAD = 256
 GAP = 16
 
 
-class MappedRows:
+class MappedRows(Rows):
     """Rows of an `np.memmap`, read by index; what has been read takes no memory afterwards.
 
     A row that is not in the system's cache costs a wait for the disk, so the rows are copied by
@@ -25,13 +27,11 @@ class MappedRows:
         array: The `np.memmap`.
     """
 
-    def __init__(self, array):
-        self.array = array
-        self.shape = array.shape
-        self.dtype = array.dtype
+    on_disk = True
 
-    def __len__(self):
-        return self.shape[0]
+    def __init__(self, array):
+        super().__init__(array.shape, array.dtype)
+        self.array = array
 
     def __getitem__(self, rows):
         """Return a copy of what `rows` names: by several threads for a slice or many indices.

@@ -6,6 +6,7 @@ import functools
 import numpy as np
 
 from sda.distribution.devices import accelerators
+from sda.rows.arrays import ArrayRows
 from sda.training import feed
 from sda.training.batches import Batches
 from sda.training.drivers import driver_for, feed_for
@@ -27,7 +28,7 @@ class Evaluator:
 
     Args:
         model: A compiled `keras.Model`.
-        data: Nested structure of row sources, as the model's `test_step` takes it.
+        data: Nested structure of `Rows`, as the model's `test_step` takes it.
         batch_size: Integer, the examples a step.
         driver: The driver to share, or None for a new one.
         frequency: After which epochs it is called, as `sda.fit`'s `validation_freq`.
@@ -99,7 +100,9 @@ def run_joined(driver, data, steps, most, function):
     if 1 < steps < most:
         # Of one shape, so that a backend compiles once.
         last = batches[-1]
-        data = map_leaves(lambda a: np.concatenate([a, *[a[last]] * (most - steps)]), data)
+        data = map_leaves(
+            lambda a: ArrayRows(np.concatenate([a[:], *[a[last]] * (most - steps)])), data
+        )
     with feed_for(driver, data).reading([batches], most) as run:
         run(function, batches)
 

@@ -20,7 +20,7 @@ class Feed:
 
     Args:
         driver: The backend's driver.
-        data: Nested structure of row sources.
+        data: Nested structure of `Rows`.
     """
 
     def __init__(self, driver, data):
@@ -35,7 +35,7 @@ class Feed:
             self.rows_a_piece = max(1, RESIDENT_BYTES // PIECES // row)
 
     def _may_reside(self):
-        return all(getattr(a, "resident", True) for a in leaves(self.data))
+        return all(a.resident for a in leaves(self.data))
 
     @contextlib.contextmanager
     def reading(self, dispatches, steps):

@@ -11,7 +11,6 @@ from sda.checkpoints import folder, identity
 from sda.checks import check_count, check_flag
 from sda.distribution import processes
 from sda.forks import check_process
-from sda.rows import subset
 from sda.rows.iterated import first_batches, is_iterated, length
 from sda.rows.iterated import read_once as read_rows
 from sda.rows.orders import check_shuffle
@@ -75,13 +74,13 @@ def fit(
     Args:
         model: A compiled `keras.Model`.
         x: Array of shape `(n, ...)` (NumPy array, `np.memmap`, `h5py.Dataset`, what
-            `sda.datasets.read` returns, …), or a nested structure of arrays for a model with
-            several inputs. Or a source of batches `(x, y)` or `(x, y, sample_weight)`: a
-            `tf.data.Dataset`, `keras.utils.PyDataset`, PyTorch `DataLoader`, or a generator. It is
-            asked for them anew in each epoch, so that what it shuffles and augments differs from
-            epoch to epoch; a thread asks, some batches ahead. `y` and `sample_weight` are None
-            then. A generator cannot be asked twice: more than one epoch of it need
-            `steps_per_epoch`, and training ends, with a warning, where it does.
+            `sda.datasets.read` returns, a matrix of `scipy.sparse`, …), or a nested structure of
+            arrays for a model with several inputs. Or a source of batches `(x, y)` or
+            `(x, y, sample_weight)`: a `tf.data.Dataset`, `keras.utils.PyDataset`, PyTorch
+            `DataLoader`, or a generator. It is asked for them anew in each epoch, so that what
+            it shuffles and augments differs from epoch to epoch; a thread asks, some batches ahead.
+            `y` and `sample_weight` are None then. A generator cannot be asked twice: more than one
+            epoch of it need `steps_per_epoch`, and training ends, with a warning, where it does.
             Nothing is scaled: values of dtype uint8 stay uint8 on the device, and the model's own
             layers, a `Rescaling` among them, see them as they are. NaN is a missing value: allowed
             where the model has an answer for it, as those of a stack with a `fill_value` do.
@@ -224,8 +223,8 @@ def fit(
             first = validating.split_at(rows, validation_split)
             # Weights of classes are those of training.
             held = (*data[:2], None) if class_weight is not None else data
-            validation = map_leaves(lambda a: subset.part(a, first, rows), held)
-            data = map_leaves(lambda a: subset.part(a, 0, first), data)
+            validation = map_leaves(lambda a: a.part(first, rows), held)
+            data = map_leaves(lambda a: a.part(0, first), data)
         validation_size = validation_batch_size or batch_size
         if not streamed:
             rows = len(leaves(data)[0])
@@ -245,7 +244,7 @@ def fit(
             validation_size = validating.usual_batch_size(validation_size, rows, validation_steps)
             some = validating.rows_of_steps(rows, validation_size, validation_steps)
             if some < rows:
-                validation = map_leaves(lambda a: subset.part(a, 0, some), validation)
+                validation = map_leaves(lambda a: a.part(0, some), validation)
 
         def train(checkpoints=None, seed=seed, begun=None):
             trainer = Trainer(model, data, batch_size, steps_per_execution, steps_per_epoch)

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 
 from sda.checks import check_count, check_number
+from sda.rows.arrays import ArrayRows
 from sda.rows.iterated import warn_of_end
-from sda.rows.reading import pieces
 
 # Rows a step in which an evaluation is fast, where the size of its batches changes no result.
 ROWS = 500
@@ -65,13 +65,13 @@ def is_due(epoch, frequency):
 
 
 def weights_of_classes(class_weight, y, sample_weight):
-    """Return a weight for each row: that of its class, 1 for a class that is not named.
+    """Return the weight of each row as `Rows`: its class's, 1 for a class that is not named.
 
     As in Keras, the class of a row of several targets is its largest one's.
 
     Args:
         class_weight: Dictionary from class to weight.
-        y: Rows of targets, of shape `(n,)`, `(n, 1)` or `(n, classes)`.
+        y: `Rows` of targets, of shape `(n,)`, `(n, 1)` or `(n, classes)`.
         sample_weight: What `fit` was given as such.
 
     Raises:
@@ -99,13 +99,12 @@ def weights_of_classes(class_weight, y, sample_weight):
             f"{type(y).__name__}"
         )
     found = []
-    for labels in pieces(y):
-        labels = np.asarray(labels)
+    for labels in y.pieces():
         if labels.ndim > 1:
             labels = labels.argmax(-1) if labels.shape[-1] != 1 else labels[..., 0]
         labels = np.round(labels).astype("int32").tolist()
         found += [float(class_weight.get(label, 1.0)) for label in labels]
-    return np.array(found, keras.config.floatx())
+    return ArrayRows(np.array(found, keras.config.floatx()))
 
 
 def batch_size_for(model, batch_size):
