@@ -79,8 +79,8 @@ print("\nfirst row:", x[0].round(1))
 # - `columns.activation()` lets the decoder give a number for a number and probabilities for a
 #   category. The loss follows: squared error for numbers, cross-entropy for the others, summed.
 # - `fill_value=0.0` says that values may be missing, and that the network sees 0 in their place,
-#   just what the noise makes of a cell. Missing cells do not count in the loss: nobody knows what would
-#   have been right.
+#   just what the noise makes of a cell. Missing cells do not count in the loss: nobody knows what
+#   would have been right.
 
 # %%
 stack = sda.StackedDenoisingAutoencoder(
