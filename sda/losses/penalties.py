@@ -62,7 +62,7 @@ def contraction(codes, activation, kernel):
 
     Args:
         codes: Tensor h of shape `(batch, ..., units)`; other axes are summed over.
-        activation: s, one of `sda.slopes.SLOPES`.
+        activation: s, one of `sda.losses.derivatives.SLOPES`.
         kernel: W, of shape `(visible, units)`.
 
     Returns:

@@ -56,5 +56,6 @@ class Inputs:
         shape = (len(rows), *encode(rows[:1]).shape[1:])
         place = codes.place_codes(self.storage, self.budget, shape)
         found = codes.encode_rows(encode, rows, shape, place, self.folder, name)
-        rows.discard()
+        for below in data:
+            below.discard()
         return (found,)
