@@ -209,7 +209,7 @@ def test_an_index_with_a_name_is_a_column_of_parquet():
 def test_a_table_is_bounded_before_it_is_read(monkeypatch):
     pandas = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
-    monkeypatch.setattr(opening, "SMALL", 10**6)
+    monkeypatch.setattr("sda.files.opening.SMALL", 10**6)
     rows = np.zeros(10**6)
     pandas.DataFrame({"a": rows, "b": rows}).to_parquet("zeros.parquet", compression="zstd")
     pandas.DataFrame({"a": ["long" * 10**3] * 10**4}).to_parquet("words.parquet")

@@ -172,11 +172,8 @@ class SdATransformer(TransformerMixin, Stacked):
                 model.compile(optimizer=optimizer)
                 self._denoisers.append(model)
         if first:
-            self.stack_, self.histories_, self._epochs_done = (
-                stack,
-                [{} for _ in self._denoisers],
-                0,
-            )
+            self.stack_, self._epochs_done = stack, 0
+            self.histories_ = [{} for _ in self._denoisers]
         rows = X
         for k, (model, batch_size, logs) in enumerate(
             zip(self._denoisers, pretrainer.batch_size, self.histories_, strict=True)

@@ -10,9 +10,9 @@ RUN/finetune/…                the same of the fine-tuning, with classifier.ker
 """
 
 from sda.files.writing import write_json
-from sda.runs.circumstances import circumstances, machine_name
+from sda.runs.machine import circumstances, machine_name
 from sda.runs.phase import PHASES, Phase, finished, phases
-from sda.runs.score import columns, load_stack, read_rows, read_test_rows, score
+from sda.runs.scoring import columns, load_stack, read_rows, read_test_rows, score
 
 __all__ = [
     "PHASES",

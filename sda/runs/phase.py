@@ -17,8 +17,8 @@ from sda.checkpoints import folder
 from sda.files.locks import Lock
 from sda.files.opening import open_plain
 from sda.files.writing import leftovers, write_json, write_plain
-from sda.runs.circumstances import circumstances
 from sda.runs.kinds import damaged
+from sda.runs.machine import circumstances
 from sda.runs.record import Record
 
 # In the order in which they are made.

@@ -330,7 +330,7 @@ def test_honest_chunks_are_read(tmp_path, values, compression, more):
 
 
 def test_what_hdf5_has_not_written_yet_counts(tmp_path, monkeypatch):
-    monkeypatch.setattr(opening, "SMALL", 1000)
+    monkeypatch.setattr("sda.files.opening.SMALL", 1000)
     with h5py.File(tmp_path / "rows.h5", "w") as file:
         x = file.create_dataset("x", (1000, 40), "float32", chunks=(500, 40), compression="gzip")
         x[:] = np.random.default_rng(0).random((1000, 40))

@@ -260,7 +260,7 @@ def test_warnings_are_shown_without_control_characters(mine, monkeypatch):
         warnings.warn(COMMANDS, stacklevel=2)
         raise ValueError(COMMANDS)
 
-    monkeypatch.setattr(sda, "load", warns)
+    monkeypatch.setattr("sda.runs.scoring.load_model", warns)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         result = run("encode", "run", "--out", "codes.npy")
