@@ -326,7 +326,7 @@ def test_the_time_left_is_that_of_the_epochs_and_layers_to_come(x, capsys, monke
     """Where an epoch takes a second for each weight and bias of its layer."""
     clock = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[-1])
-    first, second = 8 * 12 + 8, 5 * 8 + 5
+    first, second = 8 * 12 + 8 + 12, 5 * 8 + 5 + 8
     pretrain(
         stacked((8, 5)),
         x,
