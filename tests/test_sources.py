@@ -7,7 +7,6 @@ import pytest
 import sda
 from sda.datasets import sources, tables, writing
 from sda.datasets.sources import open_source
-from sda.files import opening
 
 X = np.random.default_rng(1).random((12, 6)).astype("float32")
 Y = np.arange(12) % 3

@@ -21,7 +21,6 @@ from sda.checkpoints import folder
 from sda.checkpoints import state as states
 from sda.datasets import mnist
 from sda.datasets.idx import read_idx
-from sda.files import opening
 
 
 @contextlib.contextmanager
