@@ -12,6 +12,7 @@ from sda.layers.parts import serialize_shared
 from sda.models import scoring, supervised
 from sda.models.from_model import parts_of
 from sda.models.new_layer import for_each_layer, new_layer
+from sda.rows.base import check_numbers
 from sda.rows.reading import check_finite, on_arrays, rows_of
 from sda.streams import check_seed
 
@@ -506,6 +507,7 @@ class StackedDenoisingAutoencoder(keras.Model):
         """
         check_count(batch_size, "batch_size")
         x = rows_of(x)
+        check_numbers(x.dtype, "x")
         shape = x.shape
         if not self.built:
             self.build(shape)

@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 
 from sda.files.h5 import BROKEN_H5, check_chunks
+from sda.files.opening import NUMBERS
 from sda.rows.base import Rows, size_of
 from sda.rows.mapped import GAP, MappedRows
 
@@ -39,8 +40,14 @@ class H5Rows(Rows):
                 self._map = MappedRows(array)
 
     def _is_plain(self):
-        """Return whether the file's type is NumPy's: not 12 bits of 16, or bfloat16 as float32."""
-        return self.dataset.id.get_type() == h5py.h5t.py_create(self.dtype, logical=True)
+        """Return whether the file's type is NumPy's: not 12 bits of 16, or bfloat16 as float32.
+
+        And one of numbers: what HDF5 calls objects are addresses in the file, not in memory.
+        """
+        is_number = self.dtype.kind in NUMBERS
+        return is_number and self.dataset.id.get_type() == h5py.h5t.py_create(
+            self.dtype, logical=True
+        )
 
     def _is_there(self, size):
         """Return whether so much is under the name of the file, which may be another one's now."""
