@@ -4,9 +4,9 @@ import numpy as np
 
 from sda import losses
 from sda.layers import preprocessing as before
-from sda.rows.iterated import is_iterated, read_once
+from sda.rows.base import host
+from sda.rows.iterated import is_iterated, read_pairs
 from sda.rows.reading import as_rows, check_finite, on_arrays
-from sda.training.feed import host
 
 
 class Intake:
@@ -16,13 +16,15 @@ class Intake:
         stack: The `sda.StackedDenoisingAutoencoder` that they are for.
         loss: The loss of its first layer.
         scratch: A `sda.rows.scratch.Scratch`, or None for one that keeps all in memory.
+        feeding: The `Feeding` that says how many batches to read, or None where there are none.
     """
 
-    def __init__(self, stack, loss, scratch=None):
-        self.stack, self.loss, self.scratch = stack, loss, scratch
+    def __init__(self, stack, loss, scratch=None, feeding=None):
+        self.stack, self.loss, self.scratch, self.feeding = stack, loss, scratch, feeding
 
     def data(self, x, targets, pairs):
         """Return the rows to learn: `(x,)`, or `(noisy, clean)`."""
+        x = self.feeding.limited(x)
         if is_iterated(x):
             if targets is not None:
                 raise ValueError(
@@ -30,7 +32,8 @@ class Intake:
                     f"if `pairs`. Received: targets of type {type(targets).__name__}"
                 )
             if pairs:
-                return self._pair(self._read(x, "x"), ("x", "the targets in `x`"))
+                noisy_and_clean = read_pairs(x, "x", self.scratch)
+                return self._pair(noisy_and_clean, ("x", "the targets in `x`"))
         elif targets is not None:
             return self._pair((x, targets), ("x", "targets"))
         elif pairs:
@@ -44,8 +47,10 @@ class Intake:
         """Return the rows to validate on, like `data`, or None."""
         if validation is None:
             return None
-        name, shape = "validation_data", data[0].shape[1:]
+        validation = self.feeding.limited_validation(validation)
+        name = "validation_data"
         names = (f"{name}[0]", f"{name}[1]")
+        shape = data[0].shape[1:]
         pair = isinstance(validation, tuple) and len(validation) in (2, 3)
         pair = pair and all(hasattr(part, "shape") for part in validation)
         if len(data) == 1:
@@ -57,7 +62,7 @@ class Intake:
                 )
             return (self.rows(validation, name, shape),)
         if is_iterated(validation) and pairs:
-            return self._pair(self._read(validation, name), names, shape)
+            return self._pair(read_pairs(validation, name, self.scratch), names, shape)
         if not isinstance(validation, (tuple, list)) or len(validation) != 2:
             raise ValueError(
                 "Expected `validation_data` to be (noisy, clean), as `x` and its targets are, or a "
@@ -126,16 +131,6 @@ class Intake:
                 )
             start += len(piece)
         return rows
-
-    def _read(self, dataset, name):
-        """Return the rows of a dataset of (noisy, clean) batches; raise `ValueError` for others."""
-        found = read_once(dataset, name, self.scratch)
-        if len(found) != 2 or not all(hasattr(part, "shape") for part in found):
-            raise ValueError(
-                f"Expected `{name}` to yield (noisy, clean) batches with `pairs=True`. "
-                f"Received: batches of {len(found)}"
-            )
-        return found
 
 
 def _kind(thing):

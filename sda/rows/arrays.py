@@ -20,6 +20,14 @@ class ArrayRows(Rows):
         super().__init__(array.shape, array.dtype)
         self.array = array
 
+    @classmethod
+    def takes(cls, x):
+        return not gives_rows(x)
+
+    @classmethod
+    def of(cls, x, name):
+        return cls(in_place(x, name))
+
     def __getitem__(self, rows):
         return self.array[rows]
 
@@ -41,34 +49,51 @@ def in_place(x, name):
         )
     if isinstance(x, keras.KerasTensor):
         raise ValueError(f"Expected `{name}` to hold values. Received: the symbolic {x}")
-    if isinstance(x, np.memmap):
+    if gives_rows(x):
         return x
-    if isinstance(x, np.ndarray):
-        array = np.asarray(x)
-    elif is_sparse(x):
-        array = x.toarray()
-    elif type(x).__module__.partition(".")[0] == "pandas":
-        array = from_pandas(x, name)
-    elif keras.ops.is_tensor(x) or isinstance(x, keras.Variable):
-        array = ops.convert_to_numpy(x)
-    elif hasattr(x, "to_numpy"):  # a DataFrame or Series of another library
-        array = x.to_numpy()
-    elif hasattr(x, "detach"):  # PyTorch's, under another backend
-        x = x.detach().cpu()
-        # NumPy knows no bfloat16.
-        array = (x.float() if x.is_floating_point() and x.itemsize < 4 else x).numpy()
-    elif hasattr(x, "numpy"):  # TensorFlow's
-        array = np.asarray(x.numpy())
-    elif type(x).__module__.partition(".")[0] in ("jax", "jaxlib"):
-        array = np.asarray(x)
-    elif all(hasattr(x, a) for a in ("shape", "dtype", "__len__", "__getitem__")):
-        return x
-    else:
-        array = as_array(x, name)
+    convert = _converter(x)
+    array = as_array(x, name) if convert is None else convert(x, name)
     # 16 and 8 bits of kinds that NumPy has only by name.
     if array.dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):
         return array.astype("float32")
     return array
+
+
+def gives_rows(x):
+    """Return whether `x` gives rows by position, has a dtype, and is better left where it is."""
+    if isinstance(x, np.memmap):
+        return True
+    known = isinstance(x, keras.KerasTensor) or _converter(x) is not None
+    return not known and all(hasattr(x, a) for a in ("shape", "dtype", "__len__", "__getitem__"))
+
+
+def _converter(x):
+    """Return the function of `x` and its name that makes an array of it, or None for no known one.
+
+    The libraries that are not there need not be imported to know what is not theirs.
+    """
+    library = type(x).__module__.partition(".")[0]
+    if isinstance(x, np.ndarray):
+        return lambda x, name: np.asarray(x)
+    if is_sparse(x):
+        return lambda x, name: x.toarray()
+    if library == "pandas":
+        return from_pandas
+    if ops.is_tensor(x) or isinstance(x, keras.Variable):
+        return lambda x, name: ops.convert_to_numpy(x)
+    if hasattr(x, "to_numpy"):  # a DataFrame or Series of another library
+        return lambda x, name: x.to_numpy()
+    if hasattr(x, "detach"):  # PyTorch's, under another backend
+        return _from_torch
+    if hasattr(x, "numpy"):  # TensorFlow's
+        return lambda x, name: np.asarray(x.numpy())
+    return (lambda x, name: np.asarray(x)) if library in ("jax", "jaxlib") else None
+
+
+def _from_torch(x, name):
+    x = x.detach().cpu()
+    # NumPy knows no bfloat16.
+    return (x.float() if x.is_floating_point() and x.itemsize < 4 else x).numpy()
 
 
 def as_array(x, name):

@@ -40,6 +40,16 @@ class Rows(abc.ABC):
         self.shape = tuple(shape)
         self.dtype = np.dtype(dtype)
 
+    @classmethod
+    def takes(cls, x):
+        """Return whether `x` is what these rows are read from."""
+        return False
+
+    @classmethod
+    def of(cls, x, name):
+        """Return the rows of `x`, which this class takes; `name` is what errors call it."""
+        return cls(x)
+
     def __len__(self):
         return self.shape[0]
 
@@ -148,6 +158,17 @@ def native(array):
     """Return an array in the byte order of this machine, and its rows one after the other."""
     array = np.asarray(array)
     return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+
+
+def host(array):
+    """Return rows that were read in the precision that travels: floats in Keras's floatx."""
+    array = np.asarray(array)
+    if array.dtype.kind != "f":
+        return native(array)
+    # A view is part of the source, which somebody may write to. What is too large becomes infinite,
+    # which is refused by name.
+    with np.errstate(over="ignore"):
+        return array.astype(keras.config.floatx(), order="C", copy=not array.flags.owndata)
 
 
 def check_numbers(dtype, name):

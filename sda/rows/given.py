@@ -1,5 +1,6 @@
 """Rows of an object that gives them by position, whatever it is."""
 
+from sda.rows.arrays import gives_rows
 from sda.rows.base import Rows
 
 
@@ -13,6 +14,10 @@ class GivenRows(Rows):
     def __init__(self, source):
         super().__init__(source.shape, source.dtype)
         self.source = source
+
+    @classmethod
+    def takes(cls, x):
+        return gives_rows(x)
 
     def __getitem__(self, rows):
         return self.source[rows]

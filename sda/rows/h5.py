@@ -5,7 +5,7 @@ import os
 import h5py
 import numpy as np
 
-from sda.files.h5 import BROKEN_H5, check_chunks
+from sda.files.h5 import BROKEN_H5, check_chunks, check_dataset
 from sda.files.opening import NUMBERS
 from sda.rows.base import Rows, size_of
 from sda.rows.mapped import GAP, MappedRows
@@ -38,6 +38,16 @@ class H5Rows(Rows):
                     dataset.file.filename, self.dtype, "r", offset=offset, shape=self.shape
                 )
                 self._map = MappedRows(array)
+
+    @classmethod
+    def takes(cls, x):
+        # Something of h5py's: a dataset, or what was mistaken for one.
+        return f"{type(x).__module__}.".startswith("h5py.")
+
+    @classmethod
+    def of(cls, x, name):
+        check_dataset(x, name)
+        return cls(x)
 
     def _is_plain(self):
         """Return whether the file's type is NumPy's: not 12 bits of 16, or bfloat16 as float32.
@@ -99,8 +109,3 @@ class H5Rows(Rows):
             for band in set(bands) - self._checked:
                 check_chunks(self.dataset, band, "x")
                 self._checked.add(band)
-
-
-def is_h5(x):
-    """Return whether `x` is something of h5py's: a dataset, or what was mistaken for one."""
-    return f"{type(x).__module__}.".startswith("h5py.")

@@ -108,6 +108,21 @@ def read_once(dataset, name, scratch=None, first=False):
     return tree.pack_sequence_as(structure[0], columns)
 
 
+def read_pairs(dataset, name, scratch=None):
+    """Return the rows of a dataset of (noisy, clean) batches, as `read_once` reads them.
+
+    Raises:
+        ValueError: If its batches are others.
+    """
+    found = read_once(dataset, name, scratch)
+    if len(found) != 2 or not all(hasattr(part, "shape") for part in found):
+        raise ValueError(
+            f"Expected `{name}` to yield (noisy, clean) batches with `pairs=True`. "
+            f"Received: batches of {len(found)}"
+        )
+    return found
+
+
 def _no_batches(name, shapes):
     return ValueError(
         f"Expected `{name}` to yield batches of shape (batch, features). Received: {shapes}"

@@ -33,6 +33,10 @@ class MappedRows(Rows):
         super().__init__(array.shape, array.dtype)
         self.array = array
 
+    @classmethod
+    def takes(cls, x):
+        return isinstance(x, np.memmap) and x.ndim > 0 and x.mode is not None
+
     def __getitem__(self, rows):
         """Return a copy of what `rows` names: by several threads for a slice or many indices.
 

@@ -3,17 +3,18 @@
 import os
 
 import keras
-import numpy as np
 from keras import ops
 
-from sda.files.h5 import check_dataset
 from sda.rows.arrays import ArrayRows, in_place
 from sda.rows.base import Rows, check_numbers, native, size_of
 from sda.rows.given import GivenRows
-from sda.rows.h5 import H5Rows, is_h5
+from sda.rows.h5 import H5Rows
 from sda.rows.iterated import is_iterated, read_once
 from sda.rows.mapped import MappedRows
-from sda.rows.sparse import SparseRows, is_sparse
+from sda.rows.sparse import SparseRows
+
+# What may be given, each with the adapter that reads it; the first one that takes it does.
+KINDS = (H5Rows, SparseRows, MappedRows, ArrayRows, GivenRows)
 
 
 def as_rows(x, name="x", scratch=None):
@@ -60,15 +61,8 @@ def rows_of(x, name="x"):
     """
     if isinstance(x, Rows):
         return x
-    if is_h5(x):
-        check_dataset(x, name)
-        return H5Rows(x)
-    if is_sparse(x):
-        return SparseRows(x, name)
-    x = in_place(x, name)
-    if isinstance(x, np.memmap) and x.ndim and x.mode is not None:
-        return MappedRows(x)
-    return ArrayRows(x) if isinstance(x, np.ndarray) else GivenRows(x)
+    kind = next(kind for kind in KINDS if kind.takes(x))
+    return kind.of(x, name)
 
 
 def in_any_order(rows, scratch, order):

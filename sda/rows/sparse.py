@@ -38,6 +38,14 @@ class SparseRows(Rows):
         super().__init__(matrix.shape, matrix.dtype)
         self.matrix = _canonical(matrix, name)
 
+    @classmethod
+    def takes(cls, x):
+        return is_sparse(x)
+
+    @classmethod
+    def of(cls, x, name):
+        return cls(x, name)
+
     def __getitem__(self, rows):
         return self.matrix[rows].toarray()
 

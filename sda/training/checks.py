@@ -10,12 +10,13 @@ from keras import ops, tree
 
 from sda.distribution import processes
 from sda.rows.arrays import arrays_of_lists
+from sda.rows.base import host
 from sda.rows.iterated import is_iterated, length
 from sda.rows.reading import as_rows, check_finite, pieces
 from sda.training import validation as validating
 from sda.training.batches import Batches
 from sda.training.drivers import identical
-from sda.training.feed import host, leaves, map_leaves
+from sda.training.feed import leaves, map_leaves
 
 # Keras's losses that compare targets of the output's own shape. With others in their place, most
 # would be stretched to fit.

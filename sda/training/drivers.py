@@ -7,8 +7,9 @@ import keras
 from keras import ops
 
 from sda.layers.corruption import Corruption
+from sda.rows.base import host
 from sda.training import feed
-from sda.training.feed import host, leaves, map_leaves
+from sda.training.feed import leaves, map_leaves
 
 # The driver of each model that lives, and what that was made for: of a second `fit` nothing is
 # compiled again. No value here may hold its model, which would then never be freed.

@@ -3,11 +3,10 @@
 import contextlib
 import math
 
-import keras
 import numpy as np
 from keras import tree
 
-from sda.rows.base import native, size_of
+from sda.rows.base import host, size_of
 from sda.rows.read_ahead import ahead
 
 # Larger data stay where they are and travel in pieces, of which some four exist at a time.
@@ -83,17 +82,6 @@ class Feed:
         if np.all(np.diff(rows) == 1):
             rows = slice(int(rows[0]), int(rows[-1]) + 1)
         return map_leaves(lambda a: host(a[rows]), self.data)
-
-
-def host(array):
-    """Return rows that were read in the precision that travels: floats in Keras's floatx."""
-    array = np.asarray(array)
-    if array.dtype.kind != "f":
-        return native(array)
-    # A view is part of the source, which somebody may write to. What is too large becomes infinite,
-    # which is refused by name.
-    with np.errstate(over="ignore"):
-        return array.astype(keras.config.floatx(), order="C", copy=not array.flags.owndata)
 
 
 def leaves(data):

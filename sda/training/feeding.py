@@ -46,16 +46,19 @@ class Feeding:
                 f"batch sizes of their own. Received: batch_size={self.batch_size}"
             )
 
-    def read(self, x, validation_data):
-        """Return both, with as many batches as are to be read of a source of such."""
+    def limited(self, x):
+        """Return `x`; of batches that do not say when they end, as many as are to be read."""
         steps = self.steps_per_epoch
         if is_iterated(x) and steps is not None and length(x) in (None, math.inf):
             x, self.steps_per_epoch = first_batches(x, steps, "x"), None
+        return x
+
+    def limited_validation(self, data):
+        """Return what to validate on; of batches, as many as are to be read."""
         steps = self.validation_steps
-        if is_iterated(validation_data) and steps is not None:
-            validation_data = first_batches(validation_data, steps, "validation_data")
-            self.validation_steps = None
-        return x, validation_data
+        if is_iterated(data) and steps is not None:
+            data, self.validation_steps = first_batches(data, steps, "validation_data"), None
+        return data
 
     def split(self, data, validation):
         """Return what to train on, and what to validate on or None, in the structure of `data`."""

@@ -196,7 +196,8 @@ def fit(
     with contextlib.ExitStack() as resources:
         scratch = resources.enter_context(new_scratch())
         if read_once:
-            x, validation_data = feeding.read(x, validation_data)
+            x = feeding.limited(x)
+            validation_data = feeding.limited_validation(validation_data)
         if is_iterated(x) and read_once:
             x, y, sample_weight = (*read_rows(x, "x", scratch), None, None)[:3]
         if streamed:
