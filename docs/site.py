@@ -65,7 +65,8 @@ def reference():
             room = ".".join(item.final_target.path.split(".")[:2])
             pages.setdefault(room, []).append(f"sda.{name}")
     for name, item in package().members.items():
-        if item.is_module and item.path not in pages and name not in INTERNAL:
+        foreign = item.is_alias and not item.target_path.startswith("sda.")
+        if not foreign and item.is_module and item.path not in pages and name not in INTERNAL:
             _add(item, pages)
     return {module: pages[module] for module in sorted(pages, key=_title)}
 

@@ -71,6 +71,7 @@ def test_our_side_of_the_tables_of_old_names_exists():
     stack.build((None, 6))
     things = {"stack": stack, "dA": stack.autoencoders[0], "classifier": stack.classifier(3)}
     takers = [sda.dA, type(stack), sda.GreedyPretrainer, sda.GreedyPretrainer.fit, sda.fit]
+    takers.append(sda.sweep.Sweep)
     arguments = {name for taker in takers for name in inspect.signature(taker).parameters}
     lines = (ROOT / "docs" / "coming_from.md").read_text().splitlines()
     ours = [line.split("|")[-2] for line in lines if line.startswith("| ") and "Here" not in line]

@@ -464,7 +464,7 @@ def test_the_codes_of_one_layer_are_on_disk_at_a_time(tmp_path):
         found.append(sorted(p.name for p in (tmp_path / "scratch").rglob("*.h5")))
 
     pretrain(h5, tmp_path, units=(8, 5, 4), callbacks=lambda k: [At(11, look)], validation=False)
-    assert found == [[], ["below_1_0.h5"], ["below_2_0.h5"]]
+    assert found == [[], ["below_1.h5"], ["below_2.h5"]]
     assert not list((tmp_path / "scratch").glob("sda-*"))
 
 

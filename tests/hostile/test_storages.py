@@ -13,7 +13,7 @@ pytest.importorskip("optuna")
 import attacks
 import optuna
 
-from sda.sweep import Range, Sweep, report, trial
+from sda.sweep import Range, Sweep, report, settle, trial
 
 X = np.zeros((4, 3), "float32")
 
@@ -22,7 +22,7 @@ X = np.zeros((4, 3), "float32")
 def _nothing_is_trained(monkeypatch):
     monkeypatch.setattr(trial, "pretrained", lambda settings, x, cache: settings)
     monkeypatch.setattr(trial, "digest", lambda stack: "")
-    monkeypatch.setattr(Sweep, "_keep", lambda *args: None)
+    monkeypatch.setattr(settle.Best, "keep", lambda *args: None)
     monkeypatch.setattr(report, "draw", lambda *args: None)
 
     def objective(stack, settings, train, held_out, tell):
