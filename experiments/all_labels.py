@@ -55,17 +55,17 @@ PUBLISHED = {
 ARMS = {"pretrained": "pretrained", "random": "from random weights"}
 
 
-def plan(recipe, seeds, select):
-    """Return the settings of the parts: both arms for one seed after the other."""
-    pretraining, finetuning = map(dataclasses.asdict, recipe)
+def plan(pretraining, finetuning, noises, seeds, select):
+    """Return the settings of the parts: for each noise both arms, one seed after the other."""
     return [
         {
             "arm": arm,
             "seed": seed,
             "select": select,
-            "pretraining": pretraining,
-            "finetuning": finetuning,
+            "pretraining": dataclasses.asdict(pretraining),
+            "finetuning": dataclasses.asdict(dataclasses.replace(finetuning, noise=noise)),
         }
+        for noise in noises
         for seed in seeds
         for arm in ARMS
     ]
@@ -101,24 +101,32 @@ def compute(data, verbose=2):
     return part
 
 
+def by_title(found):
+    """Return the parts of each network in a list, by the title that it has in table and picture."""
+    titles = {}
+    for part in found:
+        arm, noise = ARMS[part["settings"]["arm"]], part["settings"]["finetuning"]["noise"]
+        titles.setdefault(f"{arm}, input noise {noise:g}", []).append(part)
+    return titles
+
+
 def report(found, out):
     """Write the table and the curves of the first seed."""
     score = "validation_error" if found[0]["settings"]["select"] else "test_error"
     rows = []
     if score == "test_error":
         rows = [[f"{title}, published", f"{e:.2f}", ""] for title, e in PUBLISHED.items()]
-    for arm, title in ARMS.items():
-        of_arm = [part for part in found if part["settings"]["arm"] == arm]
+    for title, of_title in by_title(found).items():
         rows += [
             [f"{title}, seed {p['seed']}", f"{p['result'][score]:.2f}", f"{p['seconds'] / 60:.0f}"]
-            for p in of_arm
+            for p in of_title
         ]
-        if len(of_arm) > 1:
+        if len(of_title) > 1:
             rows.append(
                 [
-                    f"**{title}, mean of {len(of_arm)} ± deviation**",
-                    parts.mean([p["result"][score] for p in of_arm]),
-                    parts.mean([p["seconds"] / 60 for p in of_arm], "{:.0f}"),
+                    f"**{title}, mean of {len(of_title)} ± deviation**",
+                    parts.mean([p["result"][score] for p in of_title]),
+                    parts.mean([p["seconds"] / 60 for p in of_title], "{:.0f}"),
                 ]
             )
     text = [
@@ -130,11 +138,7 @@ def report(found, out):
         parts.machines(found),
     ]
     (out / "results.md").write_text("\n\n".join(text) + "\n")
-    curves = {
-        ARMS[part["settings"]["arm"]]: part["result"]["history"]
-        for part in found
-        if part["seed"] == found[0]["seed"]
-    }
+    curves = {title: some[0]["result"]["history"] for title, some in by_title(found).items()}
     sda.plotting.learning_curves(curves, out / "training_curves.png", yscale="log")
 
 
@@ -142,7 +146,9 @@ def main(arguments=None):
     parser = parts.Parser(NAME, __doc__)
     parser.add_argument("--select", action="store_true", help="train on 50,000, score 10,000")
     parser.add_argument("--seeds", type=int, default=3, help="how many")
-    parser.add_argument("--noise", type=float, default=FINETUNING.noise, help="when fine-tuning")
+    parser.add_argument(
+        "--noise", type=float, nargs="+", default=[FINETUNING.noise], help="when fine-tuning"
+    )
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     a = parser.parse_args(arguments)
     if a.fresh:
@@ -150,9 +156,8 @@ def main(arguments=None):
     out = a.out / "selection" if a.select else a.out
     seeds = range(a.seed, a.seed + (1 if a.quick else a.seeds))
     pretraining, finetuning = QUICK if a.quick else (PRETRAINING, FINETUNING)
-    finetuning = dataclasses.replace(finetuning, noise=a.noise)
     parts.complete(
-        plan((pretraining, finetuning), seeds, a.select),
+        plan(pretraining, finetuning, a.noise, seeds, a.select),
         compute(recipes.digits(a.quick)),
         report,
         out,

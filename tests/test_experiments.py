@@ -383,6 +383,7 @@ def test_all_labels(arguments, score):
     for part in found:
         assert f"| {part['result'][f'{score}_error']:.2f} |" in text
     assert f"| {score} error, % |" in text
+    assert "pretrained, input noise 0.3, seed" in text
     assert (folder / "training_curves.png").read_bytes().startswith(PNG)
 
 
