@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import pickle
 import random
 import shutil
 import signal
@@ -837,6 +838,17 @@ def test_a_run_that_diverges_keeps_its_last_good_weights(steps, what):
 
 
 @pytest.mark.slow
+def test_divergence_is_told_to_another_process():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(1e30), "mse")
+    with pytest.raises(sda.TrainingDivergedError) as caught:
+        sda.fit(model, np.ones((8, 1)), np.zeros((8, 1)), epochs=9, verbose=0)
+    told = pickle.loads(pickle.dumps(caught.value))
+    assert type(told) is sda.TrainingDivergedError
+    assert str(told) == str(caught.value)
+    assert told.history.history == caught.value.history.history
+
+
 def test_a_layer_that_diverges_leaves_the_others_as_they_are(tmp_path):
     watch = []
 

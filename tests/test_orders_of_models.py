@@ -1,5 +1,6 @@
 """A model's own order of its rows, and the driver that is kept for it."""
 
+import functools
 import gc
 import weakref
 
@@ -103,6 +104,10 @@ def test_rows_that_are_not_there_are_refused(data):
         sda.fit(model(Brings, Wrong), *data, 4, 1, 0)
     with pytest.raises(ValueError, match=r"`training_order` to return an sda\.rows\.orders\.Order"):
         sda.fit(model(Brings, lambda *a, **k: range(10)), *data, 4, 1, 0)
+    for times in (-3, 1.5):  # 10 - 4 * 3 rows, or 11.5 of them
+        order = functools.partial(EachTwice, times=times)
+        with pytest.raises(ValueError, match="`length` to return the number of rows"):
+            sda.fit(model(Brings, order), *data, 4, 1, 0)
 
 
 # Drivers

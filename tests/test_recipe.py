@@ -116,6 +116,37 @@ def test_a_recipe_comes_back_from_files(name):
     assert sda.Recipe.from_dict(tomllib.loads(tomli_w.dumps(settings))) == recipe
 
 
+def test_a_recipe_without_a_seed_comes_back_without_one():
+    back = sda.Recipe.from_dict(json.loads(json.dumps(sda.Recipe(8, seed=None).to_dict())))
+    assert back.seed is None
+
+
+def test_no_layer_is_cut_off_where_the_units_are_others():
+    settings = {**sda.Recipe([8, 5, 3]).to_dict(), "units": [10, 8, 5, 3]}
+    with pytest.raises(ValueError, match="one value or a list of 4"):
+        sda.Recipe.from_dict(settings)
+
+
+def test_what_a_layer_has_learned_is_in_no_config():
+    layer = keras.layers.Normalization()
+    layer.adapt(X)
+    with pytest.raises(ValueError, match=r"`preprocessing` that their configs tell whole"):
+        sda.Recipe(8, preprocessing=layer).to_dict()
+
+
+@pytest.mark.parametrize("form", ["list", "frame", "tensor", "sparse"])
+def test_a_recipe_is_resolved_for_rows_of_any_kind(form):
+    x = np.arange(12, dtype="uint8").reshape(4, 3)
+    if form == "frame":
+        rows = pytest.importorskip("pandas").DataFrame(x)
+    elif form == "sparse":
+        rows = pytest.importorskip("scipy.sparse").csr_matrix(x)
+    else:
+        rows = {"list": lambda: (x / 4).tolist(), "tensor": lambda: keras.ops.array(x)}[form]()
+    expected = [] if form == "list" else [keras.layers.Rescaling]
+    assert [type(layer) for layer in sda.Recipe(2).resolve(rows).preprocessing] == expected
+
+
 def test_objects_of_keras_come_back_from_files():
     tomli_w = pytest.importorskip("tomli_w")
     recipe = sda.Recipe(
@@ -154,6 +185,8 @@ def test_objects_of_keras_come_back_from_files():
         ({"tied": "maybe"}, "`tied`"),
         ({"loss": "none at all"}, "`loss`"),
         ({"optimizer": "sdg"}, "`optimizer`"),
+        ({"optimizer": None}, "`optimizer`"),
+        ({"finetune_optimizer": None}, "`optimizer`"),
         ({"learning_rate": -0.1}, "`learning_rate`"),
         ({"learning_rate": None}, "`learning_rate`"),
         ({"epochs": -1}, "`epochs`"),
@@ -184,4 +217,10 @@ def test_settings_are_checked_at_once(settings, message):
 )
 def test_dictionaries_are_checked_at_once(settings, message):
     with pytest.raises(ValueError, match=f"^Expected {message}"):
+        sda.Recipe.from_dict(settings)
+
+
+@pytest.mark.parametrize("settings", [[], None, {1: 2}])
+def test_what_is_no_dictionary_of_settings_is_refused(settings):
+    with pytest.raises(ValueError, match="`settings` to be a dictionary of names"):
         sda.Recipe.from_dict(settings)

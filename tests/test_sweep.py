@@ -248,7 +248,7 @@ def test_settings_are_resolved_to_one_value_a_layer():
     assert (found.units, found.depth) == ([7, 7, 7], 3)
     assert found.corruption == [0.1, 0.9, 0.3]
     assert found.noise == ["masking"] * 3
-    assert sda.Recipe.from_dict({"units": [5, 4]}).depth == 2
+    assert sda.Recipe.from_dict({"units": [5, 4]}).units == [5, 4]
     assert sda.Recipe.from_dict({"units": 5}).units == [5]
 
 

@@ -207,8 +207,9 @@ class StackedDenoisingAutoencoder(keras.Model):
     ):
         """Add a layer on top, drawn as a stack of one layer more, of the same seed, draws its own.
 
-        The layers below stay as they are, and so do models that were made of the stack before; a
-        `sda.GreedyPretrainer` has to be made anew.
+        The layers below stay as they are, and so do classifiers, encoders and the like that were
+        made of the stack before. A `sda.GreedyPretrainer` has to be made anew, and so has a model
+        of your own that calls the stack itself, which has another output now.
 
         Args:
             units, corruption, activation, decoder_activation, tied, kernel_initializer, sparsity,

@@ -48,7 +48,8 @@ class GreedyPretrainer:
             None. Callbacks keep state, so each layer needs its own.
         codes_storage: Where the codes between two layers live: "device", "ram" (sent piece by
             piece), "disk" (an HDF5 scratch file), "recompute" (never stored), or "auto": the device
-            while they fit `codes_budget`, then disk. The result does not depend on it.
+            while they fit `codes_budget`, then disk. The result does not depend on it, but for the
+            last bits under "recompute".
         codes_budget: Integer, the bytes that the codes of one layer may take in memory, or None
             for 1 GiB under "auto" and no limit otherwise.
         seed: Integer for the order of the examples, or None for a random one. The noise has the

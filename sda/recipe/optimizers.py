@@ -36,4 +36,6 @@ def _checked_rate(rate):
 
 def _looked_up(config):
     expectation = "the name of a Keras optimizer"
+    if config is None:  # which Keras takes for none
+        raise ValueError(f"Expected `optimizer` to be {expectation}. Received: optimizer=None")
     return look_up(keras.optimizers.get, config, "optimizer", expectation)

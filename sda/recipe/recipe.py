@@ -15,6 +15,7 @@ from sda.models.stack import StackedDenoisingAutoencoder
 from sda.pretraining.pretrainer import GreedyPretrainer
 from sda.recipe.optimizers import check_optimizer, make_optimizer
 from sda.recipe.settings import depth_of, listed, plain, read
+from sda.rows.reading import rows_of
 from sda.streams import check_seed
 from sda.training.fit import fit
 
@@ -123,7 +124,6 @@ class Recipe:
         check_process()
         keep = functools.partial(object.__setattr__, self)
         given, depth = self.depth, depth_of(self.units, self.depth)
-        keep("depth", depth)
         for name, check in PER_LAYER.items():
             keep(name, listed(getattr(self, name), given, depth, name))
             for value in getattr(self, name) if check else ():
@@ -149,7 +149,7 @@ class Recipe:
         """
         if self.preprocessing is not None:
             return self
-        return dataclasses.replace(self, preprocessing=preprocessing.for_rows(x))
+        return dataclasses.replace(self, preprocessing=preprocessing.for_rows(rows_of(x)))
 
     def stack(self):
         """Return a new `sda.StackedDenoisingAutoencoder`."""
@@ -230,11 +230,24 @@ class Recipe:
     def to_dict(self):
         """Return the settings as a dictionary of numbers, words and lists, for TOML or JSON.
 
-        Objects of Keras become their configs. None is the word "none" in a list or a config, and
-        left out elsewhere.
+        Objects of Keras become their configs. None is the word "none", and left out where it is the
+        default.
+
+        Raises:
+            ValueError: If a layer of `preprocessing` has learned something that no config says.
         """
-        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: plain(value) for name, value in found.items() if value is not None}
+        for layer in self.preprocessing or ():
+            if layer.weights:
+                raise ValueError(
+                    "Expected layers in `preprocessing` that their configs tell whole. Received: "
+                    f"{layer!r}, which was adapted; make it with what it has learned, such as "
+                    "Normalization(mean=..., variance=...)"
+                )
+        return {
+            field.name: plain(getattr(self, field.name))
+            for field in dataclasses.fields(self)
+            if not getattr(self, field.name) is field.default is None
+        }
 
     @classmethod
     def from_dict(cls, settings):
@@ -245,6 +258,10 @@ class Recipe:
         Raises:
             ValueError: If a setting is unknown, or not as in the constructor.
         """
+        if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
+            raise ValueError(
+                f"Expected `settings` to be a dictionary of names. Received: settings={settings!r}"
+            )
         named = {name: layer_of(name) for name in settings}
         values = {name: read(value, name) for name, value in settings.items()}
         whole = {name: value for name, value in values.items() if named[name][1] is None}

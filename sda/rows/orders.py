@@ -131,17 +131,29 @@ def order_of(shuffle, seed, model=None):
 
 def brings_order(model):
     """Return whether a model has an order of its own."""
-    return hasattr(model, "training_order")
+    return getattr(model, "training_order", None) is not None
+
+
+def checked_length(order, rows):
+    """Return how many rows an epoch has; raise `ValueError` unless it has one."""
+    length = order.length(rows)
+    if not isinstance(length, (int, np.integer)) or length < 1:
+        raise ValueError(
+            "Expected `length` to return the number of rows of an epoch, at least one. "
+            f"Received: {length!r}, from {type(order).__name__}"
+        )
+    return length
 
 
 def checked_indices(order, epoch, rows):
     """Return the indices of an epoch; raise `ValueError` unless they are those of rows."""
-    indices, length = np.asarray(order.indices(epoch, rows)), order.length(rows)
-    whole = indices.shape == (length,) and indices.dtype.kind in "iu" and length > 0
+    length, indices = checked_length(order, rows), np.asarray(order.indices(epoch, rows))
+    whole = indices.shape == (length,) and indices.dtype.kind in "iu"
     # A backend would take another row for one that is not there, and say nothing.
     if not whole or indices.min() < 0 or indices.max() >= rows:
+        between = f" from {indices.min()} to {indices.max()}" if whole else ""
         raise ValueError(
             f"Expected `indices` to return {length} integers from 0 to {rows - 1}. Received: "
-            f"{indices.dtype} of shape {indices.shape}, from {type(order).__name__}"
+            f"{indices.dtype} of shape {indices.shape}{between}, from {type(order).__name__}"
         )
     return indices.astype("int32", copy=False)

@@ -11,7 +11,7 @@ import numpy as np
 
 from sda.rows.arrays import ArrayRows
 from sda.rows.iterated import warn_of_end
-from sda.rows.orders import checked_indices
+from sda.rows.orders import checked_indices, checked_length
 from sda.training.batches import Batches
 from sda.training.drivers import feed_for
 from sda.training.feed import leaves, map_leaves
@@ -65,7 +65,7 @@ class EpochsOfRows(Epochs):
     def __init__(self, run, driver, at_once=False):
         self.order, self.first = run.order, run.initial_epoch
         self.rows = len(leaves(run.data)[0])
-        self.length = self.order.length(self.rows)
+        self.length = checked_length(self.order, self.rows)
         self.batch_size = min(run.batch_size, self.length)
         self.feed = feed_for(driver, run.data)
         self.steps_of_all = math.ceil(self.length / self.batch_size)

@@ -39,6 +39,13 @@ class TrainingDivergedError(RuntimeError):
         super().__init__(message)
         self.history = history
 
+    def __reduce__(self):
+        # To another process goes what was logged, without the model.
+        history = keras.callbacks.History()
+        names = ("history", "params", "epoch")
+        vars(history).update({n: v for n, v in vars(self.history).items() if n in names})
+        return type(self), (*self.args, history)
+
 
 @dataclasses.dataclass
 class Position:
