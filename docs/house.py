@@ -21,7 +21,7 @@ COLOURS = {
     "estimators sweep runs report": "#f4d4d3",
 }
 # The least width of a room, and of a letter of its name.
-LEAST, LETTER = 0.05, 0.0128
+LEAST, LETTER = 0.05, 0.0138
 HEIGHT, GAP = 0.8, 0.012
 ROUND = "round,pad=0,rounding_size=0.012"
 CENTRED = {"ha": "center", "va": "center", "color": INK}
