@@ -50,6 +50,7 @@ def stop_after(monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(folders, "write", write)
+            patch.setattr(codec, "write", write)  # the cache of layers
             try:
                 return function()
             except Stopped:

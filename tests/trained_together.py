@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 import sda
+from sda.rows.reading import as_rows
 from sda.training.loop import Trainer
 from sda.training.run import Run
 
@@ -80,7 +81,7 @@ def collectives():
     x, _ = data()
     stack = sda.StackedDenoisingAutoencoder([8], seed=1)
     stack.build((None, 12))
-    trainer = Trainer(Run(sda.GreedyPretrainer(stack).layer_model(0), (x,), 10))
+    trainer = Trainer(Run(sda.GreedyPretrainer(stack).layer_model(0), (as_rows(x),), 10))
     driver, feed = trainer.driver, trainer.epochs.feed
     state = tuple([v.value for v in group] for group in driver._train_variables())
     rows, _ = feed._sent(feed._read((np.arange(20).reshape(2, 10), 2)), 10)

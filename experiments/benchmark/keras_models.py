@@ -7,6 +7,7 @@ import keras
 import sda
 from sda.models.denoising import Denoising
 from sda.rows.orders import order_of
+from sda.rows.reading import as_rows
 from sda.training.loop import Trainer
 from sda.training.run import Run
 
@@ -34,7 +35,7 @@ class Sda:
             model.set_weights(weights)
             model.compile(keras.optimizers.SGD(work.rate), "sparse_categorical_crossentropy")
             data = (x, y)
-        self.trainer = Trainer(Run(model, data, work.batch))
+        self.trainer = Trainer(Run(model, tuple(map(as_rows, data)), work.batch))
 
     def run(self, passes, shuffle=True):
         """Train for some passes over the data; return the mean loss over the last."""
