@@ -21,7 +21,7 @@ import schedule
 from keras import layers
 
 import sda
-from sda.checkpoints import codec, identity
+from sda.checkpoints import arrays, codec, identity
 from sda.checkpoints import folder as folders
 from sda.checkpoints import state as states
 from sda.checkpoints.folder import Checkpoints
@@ -101,7 +101,7 @@ def test_the_context_is_saved_too(tmp_path):
 def test_variables_of_every_type_come_back_bit_for_bit(tmp_path, dtype):
     start = np.random.default_rng(1).normal(size=(5, 3)).astype("float32")
     some, other = (keras.Variable(x, dtype=dtype, trainable=False) for x in (start, 0 * start))
-    write(tmp_path, states.values([some]))
+    write(tmp_path, arrays.values([some]))
     states.assign([other], read(tmp_path), "trainable")
     assert other.dtype == dtype
     assert bool(keras.ops.all(other.value == some.value))
@@ -416,7 +416,7 @@ def stacked(seed=None, **settings):
 def everything(model):
     """All variables: weights, noise counters, and the optimizer's slots where there is one."""
     optimizer = getattr(model, "optimizer", None)
-    return states.values([*model.variables, *(optimizer.variables if optimizer else [])])
+    return arrays.values([*model.variables, *(optimizer.variables if optimizer else [])])
 
 
 def assert_same(some, others):

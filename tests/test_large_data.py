@@ -14,6 +14,7 @@ import pytest
 
 import sda
 from sda import streams
+from sda.checkpoints import arrays as variables
 from sda.checkpoints import state as states
 from sda.rows import base, codes, orders
 from sda.rows import scratch as scratches
@@ -164,7 +165,7 @@ def classifier():
         )
         model.compile(keras.optimizers.SGD(0.1, 0.9), "sparse_categorical_crossentropy")
         model.optimizer.build(model.trainable_variables)
-        MADE.extend([model, states.values(changing(model))])
+        MADE.extend([model, variables.values(changing(model))])
     model, values = MADE
     states.assign(changing(model), values, "own")
     return model

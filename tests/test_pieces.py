@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import sda
-from sda.checkpoints import codec, state
+from sda.checkpoints import arrays, codec, state
 from sda.checkpoints import folder as folders
 
 UNITS = (7, 6, 5)
@@ -35,7 +35,7 @@ def pretrainer(stack, **settings):
 
 def values(thing):
     """All variables of a stack or layer: weights, visible biases and counters of the noise."""
-    return state.values(thing.variables)
+    return arrays.values(thing.variables)
 
 
 def assert_same(some, others):

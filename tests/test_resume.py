@@ -22,9 +22,8 @@ import pytest
 from keras import layers
 
 import sda
-from sda.checkpoints import bytecode, codec
+from sda.checkpoints import arrays, bytecode, codec
 from sda.checkpoints import folder as folders
-from sda.checkpoints import state as states
 from sda.files import locks
 
 BACKEND = keras.backend.backend()
@@ -66,7 +65,7 @@ def rows():
 
 def values(model):
     optimizer = getattr(model, "optimizer", None)
-    return states.values([*model.variables, *(optimizer.variables if optimizer else [])])
+    return arrays.values([*model.variables, *(optimizer.variables if optimizer else [])])
 
 
 def assert_same(some, others):

@@ -55,9 +55,14 @@ def is_word_of_a_backend(value):
     return root in COMPARED and kind.__name__ in words
 
 
-def values_of(variables):
-    """Return the values of variables as arrays whose digests a checkpoint keeps."""
+def values(variables):
+    """Return the values of Keras variables, as NumPy arrays of their own."""
     # Through a tensor: on TensorFlow a variable of several replicas is no array.
-    found = [np.array(ops.convert_to_numpy(ops.stop_gradient(v.value))) for v in variables]
+    return [np.array(ops.convert_to_numpy(ops.stop_gradient(v.value))) for v in variables]
+
+
+def kept_values(variables):
+    """Return the values of variables as arrays whose digests a checkpoint keeps."""
+    found = values(variables)
     # A checkpoint has no bfloat16: in float32 its values are the same.
     return [value.astype("float32") if value.dtype.kind == "V" else value for value in found]

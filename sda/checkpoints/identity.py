@@ -15,7 +15,7 @@ import warnings
 import keras
 from keras import ops, tree
 
-from sda.checkpoints.arrays import values_of
+from sda.checkpoints.arrays import kept_values
 from sda.checkpoints.bytecode import python_version
 from sda.checkpoints.code import Reader
 from sda.checkpoints.configs import anonymous, config_of, get_config, items_of
@@ -173,7 +173,7 @@ def layer_settings(below, autoencoder, training):
         autoencoder: The built `sda.DenoisingAutoencoder`, about to be trained.
         training: Nested dictionary of plain values: what it is, and how it is trained.
     """
-    start = values_digest(values_of(autoencoder.variables))
+    start = values_digest(kept_values(autoencoder.variables))
     return {"below": address(below), "start": start, "training": training}
 
 

@@ -9,7 +9,7 @@ import warnings
 
 import numpy as np
 
-from sda.checkpoints import codec, identity, state
+from sda.checkpoints import arrays, codec, identity, state
 from sda.checks import check_count
 from sda.files.cells import printable
 from sda.files.locks import Lock, alone
@@ -108,7 +108,7 @@ class LayerCache:
         saved = {
             "settings": settings,
             "versions": identity.versions(),
-            "context": {"variables": state.values(variables), "outcome": outcome},
+            "context": {"variables": arrays.values(variables), "outcome": outcome},
             "progress": None,
         }
         try:

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from sda.checkpoints.arrays import digest, values_of
+from sda.checkpoints.arrays import digest, kept_values
 from sda.checkpoints.identity import callback_settings
 from sda.checkpoints.installed import is_installed
 from sda.distribution import processes
@@ -75,7 +75,7 @@ class Begun:
             with contextlib.suppress(ValueError):
                 self._left.append((weakref.ref(thing), begun, settings()))
         if self._variables:
-            self.weights = [digest(value) for value in values_of(self._variables)]
+            self.weights = [digest(value) for value in kept_values(self._variables)]
         _LAST[self._owner] = self
         self._owner, self._read, self._variables = None, [], []
 
@@ -103,7 +103,7 @@ def start_of(variables):
     """Return what tells the values of variables from others: digest, norm and some entries."""
     return [
         {"digest": digest(value), "norm": _norm(value), "entries": _entries(value)}
-        for value in values_of(variables)
+        for value in kept_values(variables)
     ]
 
 
@@ -131,7 +131,7 @@ def resume_from(folder, model, variables, start, newest, left, verbose):
     layers = [*model._flatten_layers()]
     loses = False
     for variable, value, begun, held, of_left in zip(
-        variables, values_of(variables), start, newest, left, strict=True
+        variables, kept_values(variables), start, newest, left, strict=True
     ):
         now = digest(value)
         if now in (begun["digest"], of_left) or (

@@ -11,7 +11,6 @@ import warnings
 
 import keras
 import numpy as np
-from keras import ops
 
 from sda.checkpoints.codec import can_pack
 from sda.checkpoints.identity import stateful
@@ -23,12 +22,6 @@ NO_STATE = ("params", "_model", "verbose", "min_delta", "_writers", "_prev_summa
 
 
 # The state of a training
-
-
-def values(variables):
-    """Return the values of Keras variables, as NumPy arrays of their own."""
-    # Through a tensor: on TensorFlow a variable of several replicas is no array.
-    return [np.array(ops.convert_to_numpy(ops.stop_gradient(v.value))) for v in variables]
 
 
 def assign(variables, saved, name):

@@ -7,6 +7,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
+from sda.checkpoints import arrays
 from sda.checkpoints import state as states
 from sda.checks import check_count, check_flag, check_number, look_up, per_layer
 from sda.layers.corruption import Corruption
@@ -161,7 +162,7 @@ class Stacked(BaseEstimator):
         stack = state.get("stack_")
         if stack is None:
             return state
-        state["_stack_values"] = states.values(stack.variables)
+        state["_stack_values"] = arrays.values(stack.variables)
         state["_denoisers"] = [
             (keras.saving.serialize_keras_object(model.loss_fn), training_state(model))
             for model in state.get("_denoisers", [])
@@ -226,7 +227,7 @@ def optimizer_like(identifier, learning_rate, prefix):
 
 def start_from(model, before, name):
     """Give `model` the weights of `before`; raise `ValueError` if the shapes differ."""
-    values = states.values(before.trainable_variables)
+    values = arrays.values(before.trainable_variables)
     shapes = [tuple(v.shape) for v in model.trainable_variables]
     if shapes != [value.shape for value in values]:
         raise ValueError(
@@ -240,7 +241,7 @@ def training_state(model):
     """Return what a model needs to train on as if nothing had happened."""
     model.optimizer.build(model.trainable_variables)
     variables = model.variables + model.optimizer.variables
-    return model.get_compile_config(), states.values(variables)
+    return model.get_compile_config(), arrays.values(variables)
 
 
 def restore_training(model, state):

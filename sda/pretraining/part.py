@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 from keras import ops
 
-from sda.checkpoints import state
+from sda.checkpoints import arrays
 from sda.checks import check_flag
 
 
@@ -68,7 +68,7 @@ class Part:
             drawn = self.stack.autoencoders[k].initial_values()
         except ValueError:  # adapted, or quantized
             return True
-        values = state.values(variable for variable, _ in drawn)
+        values = arrays.values(variable for variable, _ in drawn)
         drawn = [ops.convert_to_numpy(value) for _, value in drawn]
         return not all(map(np.array_equal, values, drawn))
 

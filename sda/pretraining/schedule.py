@@ -2,8 +2,7 @@
 
 import keras
 
-from sda.checkpoints import identity, state
-from sda.checkpoints.arrays import values_of
+from sda.checkpoints import arrays, identity, state
 from sda.checkpoints.starts import check_start
 from sda.distribution import generators, processes
 from sda.models.denoising import DenoisingScore
@@ -182,7 +181,7 @@ class Schedule:
     def _keep_start(self, context):
         variables = self.stack.variables
         # The weights of layers to come too: they may have been drawn without a seed.
-        context.update(seed=self.seed, histories=[], keys=self.keys, stack=state.values(variables))
+        context.update(seed=self.seed, histories=[], keys=self.keys, stack=arrays.values(variables))
         check_start(self.checkpoints, self.stack, variables, None, self.verbose)
         # Callbacks change them, and a validation has those that training began with.
         context["levels"] = [a.corruption.level for a in self.stack.autoencoders]
@@ -216,7 +215,9 @@ class Schedule:
         if self.part.fresh:
             # What is drawn again may have been anything.
             drawn = [v for k in self.part for v in stack.autoencoders[k].variables]
-            newest |= {id(v): value for v, value in zip(drawn, values_of(drawn), strict=True)}
+            newest |= {
+                id(v): value for v, value in zip(drawn, arrays.kept_values(drawn), strict=True)
+            }
         newest = [newest.get(id(v)) for v in variables]
         check_start(self.checkpoints, stack, variables, newest, self.verbose)
 
@@ -225,7 +226,7 @@ class Schedule:
         self.checkpoints.context.update(
             histories=[_plain(history) for history in self.histories],
             levels=[autoencoder.corruption.level for autoencoder in self.stack.autoencoders],
-            stack=state.values(self.stack.variables),
+            stack=arrays.values(self.stack.variables),
             random=generators.random_state(),
         )
         self.checkpoints.progress = None

@@ -4,13 +4,11 @@ import dataclasses
 import functools
 import re
 
-import keras
-
 from sda import losses
 from sda.callbacks import GeometricPatience
-from sda.checks import check_count, check_flag, check_number, look_up, per_layer
+from sda.checks import check_count, check_flag, check_number, per_layer
 from sda.forks import check_process
-from sda.layers import noises, preprocessing
+from sda.layers import noises, parts, preprocessing
 from sda.models.stack import StackedDenoisingAutoencoder
 from sda.pretraining.pretrainer import GreedyPretrainer
 from sda.recipe.optimizers import check_optimizer, make_optimizer
@@ -22,7 +20,7 @@ from sda.training.fit import fit
 
 def _check_activation(value, name):
     if value is not None:
-        look_up(keras.activations.get, value, name, "an activation function or its name")
+        parts.activation(value, name)
 
 
 def _check_loss(value, name):

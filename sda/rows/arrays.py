@@ -4,21 +4,13 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from sda.rows.base import Rows
 from sda.rows.frames import from_pandas
+from sda.rows.given import GivenRows
 from sda.rows.sparse import is_sparse
 
 
-class ArrayRows(Rows):
-    """Rows of a NumPy array.
-
-    Args:
-        array: The array.
-    """
-
-    def __init__(self, array):
-        super().__init__(array.shape, array.dtype)
-        self.array = array
+class ArrayRows(GivenRows):
+    """Rows of a NumPy array, or of what becomes one."""
 
     @classmethod
     def takes(cls, x):
@@ -27,9 +19,6 @@ class ArrayRows(Rows):
     @classmethod
     def of(cls, x, name):
         return cls(in_place(x, name))
-
-    def __getitem__(self, rows):
-        return self.array[rows]
 
 
 def in_place(x, name):

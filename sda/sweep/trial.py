@@ -5,7 +5,7 @@ import hashlib
 import keras
 import numpy as np
 
-from sda.checkpoints import state
+from sda.checkpoints import arrays
 from sda.rows.reading import on_arrays
 from sda.streams import spawn
 
@@ -85,6 +85,6 @@ class _Report(keras.callbacks.Callback):
 def digest(stack):
     """Return the SHA-256 of a stack's variables: weights and counters of the noise."""
     found = hashlib.sha256()
-    for value in state.values(stack.variables):
+    for value in arrays.values(stack.variables):
         found.update(value.tobytes())
     return found.hexdigest()

@@ -7,7 +7,7 @@ import math
 import keras
 from keras import ops
 
-from sda.checkpoints import state
+from sda.checkpoints import arrays, state
 from sda.distribution import generators, processes
 from sda.training.drivers import driver_for, noise_levels
 from sda.training.epochs import epochs_of
@@ -201,7 +201,7 @@ class Trainer:
             {
                 "position": dataclasses.asdict(self.position),
                 "stop_training": self.model.stop_training,
-                "variables": {n: state.values(group) for n, group in self._variables().items()},
+                "variables": {n: arrays.values(group) for n, group in self._variables().items()},
                 "callbacks": state.callback_states(callbacks),
                 "random": generators.random_state(),
             }
